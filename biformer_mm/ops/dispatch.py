@@ -1,0 +1,158 @@
+"""The public op: checks its inputs, picks a backend and runs it.
+
+A backend is a module with ``region_attention`` (the op's signature, checked
+inputs) and ``unsupported_reason`` (None, or why it cannot serve such inputs).
+"""
+import logging
+import os
+from typing import Optional, Tuple
+
+from torch import Tensor
+
+from . import reference, sdpa
+
+logger = logging.getLogger(__name__)
+
+# In the order in which 'auto' tries them.
+_BACKENDS = {'sdpa': sdpa, 'reference': reference}
+_ENV_VAR = 'BIFORMER_MM_BACKEND'
+_default = None
+
+
+def available_backends() -> Tuple[str, ...]:
+    """Names that ``backend=`` takes besides 'auto', in order of preference."""
+    return tuple(_BACKENDS)
+
+
+def set_default_backend(name: Optional[str]) -> None:
+    """Choose what ``backend='auto'`` means in this process.
+
+    Args:
+        name: A name of :func:`available_backends`, 'auto' for the fastest
+            that supports the inputs, or None to hand the choice back to the
+            environment variable ``BIFORMER_MM_BACKEND`` ('auto' when unset).
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    global _default
+    if name is not None:
+        check_backend_name(name)
+    _default = name
+
+
+def check_backend_name(name: str) -> None:
+    """Raise ValueError, with the valid names, if ``name`` is not one."""
+    if name != 'auto' and name not in _BACKENDS:
+        valid = ', '.join(repr(n) for n in ('auto', *_BACKENDS))
+        raise ValueError(f'backend must be one of {valid}; got {name!r}')
+
+
+def region_attention(query: Tensor,
+                     key: Tensor,
+                     value: Tensor,
+                     region_index: Tensor,
+                     *,
+                     num_heads: int,
+                     scale: float,
+                     valid_size: Optional[Tuple[int, int]] = None,
+                     backend: str = 'auto') -> Tensor:
+    """Let the queries of each region attend to the tokens of k regions.
+
+    Token-to-token attention of bi-level routing attention (paper section 3.2,
+    equations 5 and 6, without the LCE term). Full attention is the case of one
+    region. A map (N, H, W, C) is cut into regions, without a copy, by
+    :func:`biformer_mm.ops.partition`.
+
+    Args:
+        query, key, value: (N, Sh, Sw, h, w, C) each: Sh x Sw regions of h x w
+            tokens. Any strides, slices of one fused projection included.
+        region_index: Integer, (N, Sh*Sw, k). Row i lists the regions, counted
+            row by row, that the queries of region i attend to. All heads
+            share it.
+        num_heads: Heads m; head j owns channels j*C/m to (j+1)*C/m.
+        scale: Factor on the dot products, before the softmax.
+        valid_size: (H, W) or None. Tokens at or beyond it are neither queries
+            nor keys: whatever they hold, even nan, is not used, and their
+            output is zero. A query that is left without a key gives zero.
+        backend: A name of :func:`available_backends`, which either runs or
+            raises, or 'auto': the first that supports the inputs.
+
+    Returns:
+        (N, Sh, Sw, h, w, C), in the dtype of ``query``. Its memory layout is
+        the backend's choice.
+
+    Raises:
+        ValueError: A shape, dtype or value breaks a rule above, or the backend
+            is unknown.
+        RuntimeError: The backend asked for by name cannot serve such inputs.
+    """
+    _check_inputs(query, key, value, region_index, num_heads, valid_size)
+    name = _resolve(backend, query)
+    return _BACKENDS[name].region_attention(
+        query,
+        key,
+        value,
+        region_index,
+        num_heads=num_heads,
+        scale=scale,
+        valid_size=valid_size)
+
+
+def _resolve(backend: str, query: Tensor) -> str:
+    check_backend_name(backend)
+    if backend == 'auto':
+        backend = _default or os.environ.get(_ENV_VAR, 'auto')
+        check_backend_name(backend)
+    if backend != 'auto':
+        reason = _BACKENDS[backend].unsupported_reason(query)
+        if reason:
+            raise RuntimeError(
+                f'backend {backend!r} was asked for but {reason}; use '
+                "backend='auto' to let the inputs decide")
+        return backend
+    for name, module in _BACKENDS.items():
+        reason = module.unsupported_reason(query)
+        if reason is None:
+            logger.debug('region_attention: %s runs', name)
+            return name
+        logger.debug('region_attention: not %s, as %s', name, reason)
+    raise RuntimeError('no backend supports '
+                       f'{query.dtype=} on {query.device=}')
+
+
+def _check_inputs(query: Tensor, key: Tensor, value: Tensor,
+                  region_index: Tensor, num_heads: int,
+                  valid_size: Optional[Tuple[int, int]]) -> None:
+    shape = tuple(query.shape)
+    if query.dim() != 6 or key.shape != shape or value.shape != shape:
+        raise ValueError(
+            'query, key and value must share one shape (N, Sh, Sw, h, w, C); '
+            f'got {shape}, {tuple(key.shape)} and {tuple(value.shape)}')
+    if not query.is_floating_point() or not (query.dtype == key.dtype ==
+                                             value.dtype):
+        raise ValueError(
+            'query, key and value must share one floating-point dtype; got '
+            f'{query.dtype}, {key.dtype} and {value.dtype}')
+    batch, regions = shape[0], shape[1] * shape[2]
+    if region_index.is_floating_point() or region_index.dim() != 3 or (
+            tuple(region_index.shape[:2]) != (batch, regions)):
+        raise ValueError(
+            'region_index must be an integer tensor (N, Sh*Sw, k) = '
+            f'({batch}, {regions}, k); got {tuple(region_index.shape)} of '
+            f'{region_index.dtype}')
+    if not 1 <= region_index.shape[2] <= regions:
+        raise ValueError(
+            f'k must be between 1 and the number of regions, {regions}; '
+            f'got k={region_index.shape[2]}')
+    if num_heads < 1 or shape[5] % num_heads:
+        raise ValueError(
+            'the channels must divide into the heads; got '
+            f'C={shape[5]} and num_heads={num_heads}')
+    if valid_size is not None:
+        padded = shape[1] * shape[3], shape[2] * shape[4]
+        if not (0 < valid_size[0] <= padded[0]
+                and 0 < valid_size[1] <= padded[1]):
+            raise ValueError(
+                f'valid_size must lie between (1, 1) and {padded}, the size '
+                f'of the padded map; got {tuple(valid_size)}')

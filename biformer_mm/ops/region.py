@@ -1,0 +1,73 @@
+"""Cutting a map into regions and putting it together again.
+
+Shapes: N batch, H x W map, C channels, S regions per side, h x w tokens per
+region (so that a padded map measures S*h x S*w).
+"""
+from typing import Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pad_to_regions(x: Tensor, num_regions: int) -> Tensor:
+    """Zero-pad a map at the right and the bottom to multiples of S.
+
+    Args:
+        x: Map, (N, H, W, C).
+        num_regions: Regions per side, S.
+
+    Returns:
+        (N, S*ceil(H/S), S*ceil(W/S), C); ``x`` itself when nothing is missing.
+    """
+    height, width = x.shape[1:3]
+    bottom, right = -height % num_regions, -width % num_regions
+    if not bottom and not right:
+        return x
+    return F.pad(x, (0, 0, 0, right, 0, bottom))
+
+
+def partition(x: Tensor, num_regions: int) -> Tensor:
+    """Cut a map into S x S regions without copying it.
+
+    Args:
+        x: Map, (N, S*h, S*w, C), of any strides.
+        num_regions: Regions per side, S.
+
+    Returns:
+        View of shape (N, S, S, h, w, C).
+    """
+    rows = x.unflatten(2, (num_regions, -1)).unflatten(1, (num_regions, -1))
+    return rows.transpose(2, 3)
+
+
+def merge(regions: Tensor) -> Tensor:
+    """Inverse of :func:`partition`.
+
+    Args:
+        regions: (N, S, S, h, w, C).
+
+    Returns:
+        Map, (N, S*h, S*w, C); a copy unless the strides allow a view.
+    """
+    return regions.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def valid_tokens(region_shape: Tuple[int, int, int, int],
+                 valid_size: Tuple[int, int],
+                 device: torch.device) -> Tensor:
+    """Tell the tokens of the map from the padding.
+
+    Args:
+        region_shape: (Sh, Sw, h, w).
+        valid_size: (H, W); tokens at or beyond it are padding.
+        device: Where the result lives.
+
+    Returns:
+        Boolean, (Sh, Sw, h, w); True on the map.
+    """
+    rows_of_regions, cols_of_regions, h, w = region_shape
+    rows = torch.arange(rows_of_regions * h, device=device) < valid_size[0]
+    cols = torch.arange(cols_of_regions * w, device=device) < valid_size[1]
+    return (rows.view(rows_of_regions, 1, h, 1)
+            & cols.view(1, cols_of_regions, 1, w))

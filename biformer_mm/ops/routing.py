@@ -1,0 +1,68 @@
+"""Region-to-region routing (paper section 3.2, equations 3 and 4).
+
+Shapes: N batch, S regions per side, h x w tokens per region, C channels,
+k routed regions.
+"""
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from .region import valid_tokens
+
+
+@torch.no_grad()
+def routing_index(query: Tensor,
+                  key: Tensor,
+                  topk: int,
+                  valid_size: Optional[Tuple[int, int]] = None) -> Tensor:
+    """Choose the k regions that the queries of each region attend to.
+
+    One graph serves all heads, and no gradient flows through it. Means and
+    affinities are computed in fp32 (fp64 for fp64 input), whatever autocast
+    says, so that half precision neither overflows nor reorders the regions.
+
+    Args:
+        query: (N, S, S, h, w, C).
+        key: Same shape as ``query``.
+        topk: Routed regions per region, k.
+        valid_size: (H, W) or None. Tokens at or beyond it take no part in the
+            means, and a region without a token is chosen only when none else
+            is left.
+
+    Returns:
+        int64, (N, S*S, k), in descending order of affinity.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        query_mean, occupied = region_mean(query, valid_size)
+        key_mean, _ = region_mean(key, valid_size)
+        affinity = query_mean @ key_mean.transpose(1, 2)
+        if occupied is not None:
+            affinity = affinity.masked_fill(~occupied, float('-inf'))
+        return affinity.topk(topk, dim=-1).indices
+
+
+def region_mean(
+    tokens: Tensor,
+    valid_size: Optional[Tuple[int, int]] = None
+) -> Tuple[Tensor, Optional[Tensor]]:
+    """Average the tokens of each region (equation 3's region descriptors).
+
+    Args:
+        tokens: (N, S, S, h, w, C).
+        valid_size: (H, W) or None; tokens at or beyond it are left out.
+
+    Returns:
+        The means, (N, S*S, C), fp32 or fp64, zero for a region without a
+        token; and a boolean (S*S) that tells which regions have one, None
+        without ``valid_size``.
+    """
+    dtype = torch.promote_types(tokens.dtype, torch.float32)
+    if valid_size is None:
+        return tokens.mean(dim=(3, 4), dtype=dtype).flatten(1, 2), None
+    valid = valid_tokens(tokens.shape[1:5], valid_size, tokens.device)
+    total = tokens.masked_fill(~valid.unsqueeze(-1), 0).sum(
+        dim=(3, 4), dtype=dtype)
+    count = valid.sum(dim=(2, 3)).flatten()
+    mean = total.flatten(1, 2) / count.clamp(min=1).unsqueeze(-1)
+    return mean, count > 0

@@ -1,0 +1,66 @@
+"""Region attention on PyTorch's fused attention, after a gather of regions.
+
+Regions that lie contiguous in memory are gathered whole, one block copy per
+routed region; other strides work but cost one more copy. One region alone
+(full attention) is not gathered at all.
+
+Shapes: N batch, R = Sh*Sw regions, T = h*w tokens per region, k routed
+regions, C channels, m heads of d = C/m channels.
+"""
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .region import valid_tokens
+
+
+def unsupported_reason(query: Tensor) -> Optional[str]:
+    """Why this backend cannot serve such inputs; None where it can."""
+    return None
+
+
+def region_attention(query: Tensor, key: Tensor, value: Tensor,
+                     region_index: Tensor, *, num_heads: int, scale: float,
+                     valid_size: Optional[Tuple[int, int]]) -> Tensor:
+    """See :func:`biformer_mm.ops.region_attention`."""
+    regions = query.shape[1] * query.shape[2]
+    q, k, v = (x.flatten(3, 4).flatten(0, 2) for x in (query, key, value))
+    mask = None
+    if valid_size is not None:
+        valid = valid_tokens(query.shape[1:5], valid_size, query.device)
+        mask = valid.flatten(2).flatten(0, 1)  # (R, T)
+        q, k, v = (_clear_padding(x, mask) for x in (q, k, v))
+    if regions > 1:
+        rows = _rows(region_index)
+        k, v = (x.index_select(0, rows) for x in (k, v))
+
+    # One attention problem per region of the batch: (N*R, m, T or k*T, d).
+    q, k, v = (
+        x.reshape(len(q), -1, num_heads, x.shape[-1] // num_heads)
+        .transpose(1, 2) for x in (q, k, v))
+    if mask is None:
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    else:
+        keys = mask[region_index].flatten(2).flatten(0, 1)  # (N*R, k*T)
+        keyless = ~keys.any(dim=-1)[:, None, None, None]
+        # A row without a key would be nan: it attends anywhere, then is zeroed.
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=keys[:, None, None] | keyless, scale=scale)
+        queries = mask.repeat(len(region_index), 1)[:, None, :, None]
+        out = out.masked_fill(keyless | ~queries, 0)
+    return out.transpose(1, 2).reshape(query.shape)
+
+
+def _rows(region_index: Tensor) -> Tensor:
+    """(N, R, k) -> positions of the routed regions among all N*R, flat."""
+    batch, regions, _ = region_index.shape
+    first = torch.arange(batch, device=region_index.device) * regions
+    return (region_index + first.view(-1, 1, 1)).flatten()
+
+
+def _clear_padding(x: Tensor, mask: Tensor) -> Tensor:
+    """Zero what lies in the padding: 0 * nan would reach the sums."""
+    mask = mask.repeat(len(x) // len(mask), 1)
+    return x.masked_fill(~mask.unsqueeze(-1), 0)

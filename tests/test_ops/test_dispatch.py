@@ -1,0 +1,136 @@
+import logging
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from biformer_mm import ops
+from biformer_mm.ops import dispatch
+
+
+@pytest.fixture
+def inputs():
+    qkv = [torch.randn(1, 2, 2, 2, 2, 8) for _ in range(3)]
+    return [*qkv, torch.arange(4).view(1, 4, 1)]
+
+
+def attend(inputs, **options):
+    options = {'num_heads': 2, 'scale': 1., **options}
+    return ops.region_attention(*inputs, **options)
+
+
+@pytest.fixture
+def picky(monkeypatch):
+    """A backend that refuses all inputs."""
+    module = SimpleNamespace(
+        unsupported_reason=lambda query: f'it dislikes {query.dtype}')
+    monkeypatch.setattr(dispatch, '_BACKENDS', {
+        'picky': module,
+        **dispatch._BACKENDS
+    })
+
+
+@pytest.fixture(autouse=True)
+def no_default(monkeypatch):
+    monkeypatch.delenv('BIFORMER_MM_BACKEND', raising=False)
+    yield
+    ops.set_default_backend(None)
+
+
+def test_available_backends():
+    assert ops.available_backends() == ('sdpa', 'reference')
+
+
+def test_unknown_backend_lists_the_valid_ones(inputs):
+    message = "one of 'auto', 'sdpa', 'reference'; got 'cuda'"
+    with pytest.raises(ValueError, match=message):
+        attend(inputs, backend='cuda')
+    with pytest.raises(ValueError, match=message):
+        ops.set_default_backend('cuda')
+
+
+def test_backend_asked_for_by_name_runs_or_tells_why(inputs, picky):
+    with pytest.raises(
+            RuntimeError,
+            match="'picky' was asked for but it dislikes torch.float32; use "
+            "backend='auto'"):
+        attend(inputs, backend='picky')
+    ops.set_default_backend('picky')
+    with pytest.raises(RuntimeError, match='it dislikes'):
+        attend(inputs)
+
+
+def test_auto_skips_what_does_not_support_and_logs_why(inputs, picky, caplog):
+    caplog.set_level(logging.DEBUG, logger='biformer_mm')
+    assert attend(inputs).shape == inputs[0].shape
+    assert 'not picky, as it dislikes torch.float32' in caplog.text
+    assert 'sdpa runs' in caplog.text
+
+
+def test_default_comes_from_the_setter_before_the_environment(
+        inputs, monkeypatch):
+    used = []
+    for name, module in dispatch._BACKENDS.items():
+        monkeypatch.setitem(
+            dispatch._BACKENDS, name,
+            SimpleNamespace(
+                unsupported_reason=module.unsupported_reason,
+                region_attention=lambda *args, name=name, **kwargs: used.
+                append(name)))
+    attend(inputs)
+    monkeypatch.setenv('BIFORMER_MM_BACKEND', 'reference')
+    attend(inputs)
+    ops.set_default_backend('sdpa')
+    attend(inputs)
+    ops.set_default_backend(None)
+    attend(inputs)
+    attend(inputs, backend='sdpa')
+    assert used == ['sdpa', 'reference', 'sdpa', 'reference', 'sdpa']
+    monkeypatch.setenv('BIFORMER_MM_BACKEND', 'fast')
+    with pytest.raises(ValueError, match="got 'fast'"):
+        attend(inputs)
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(query=torch.zeros(2, 2, 8)), r'share one shape .* got \(2, 2, 8\)'),
+    (dict(key=torch.zeros(1, 2, 2, 2, 3, 8)), 'share one shape'),
+    (dict(value=torch.zeros(1, 2, 2, 2, 2, 8).half()),
+     'share one floating-point dtype; got .*float16'),
+    (dict(index=torch.zeros(1, 4, 1)), r'integer tensor .* of torch.float32'),
+    (dict(index=torch.zeros(1, 3, 1).long()),
+     r'\(1, 4, k\); got \(1, 3, 1\)'),
+    (dict(index=torch.zeros(1, 4, 5).long()),
+     'between 1 and the number of regions, 4; got k=5'),
+    (dict(num_heads=3), 'got C=8 and num_heads=3'),
+    (dict(valid_size=(5, 4)), r'between \(1, 1\) and \(4, 4\).* got \(5, 4\)'),
+    (dict(valid_size=(4, 0)), r'got \(4, 0\)'),
+])
+def test_wrong_input(inputs, change, message):
+    names = ('query', 'key', 'value', 'index')
+    tensors = [change.pop(n, x) for n, x in zip(names, inputs)]
+    with pytest.raises(ValueError, match=message):
+        attend(tensors, **change)
+
+
+def test_ops_need_torch_alone():
+    """No other third-party package is imported, and none is needed."""
+    code = '''
+import sys, torch
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('mmengine', 'mmcv', 'mmdet', 'einops'):
+            raise ModuleNotFoundError(name)
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: (
+    None if name == 'mmengine' else found(name, *a))
+sys.meta_path.insert(0, Hide())
+from biformer_mm.ops import region_attention
+x = torch.ones(1, 2, 2, 2, 2, 8)
+out = region_attention(x, x, x, torch.arange(4).view(1, 4, 1), num_heads=2,
+                       scale=1.)
+assert torch.equal(out, x)
+'''
+    subprocess.run([sys.executable, '-c', code], check=True)

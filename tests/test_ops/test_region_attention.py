@@ -1,0 +1,175 @@
+"""Every backend against a loop over queries, in fp64."""
+import math
+
+import pytest
+import torch
+
+from biformer_mm.ops import merge, partition, region_attention
+from biformer_mm.ops.reference import region_attention_with_weights
+
+BACKENDS = ('reference', 'sdpa')
+# N, Sh, Sw, h, w, C, heads, k
+SHAPES = [
+    (2, 2, 3, 2, 2, 8, 2, 3),
+    (1, 4, 4, 1, 3, 6, 3, 16),
+    (1, 3, 2, 3, 5, 4, 1, 1),
+    (2, 1, 1, 4, 3, 8, 4, 1),
+    (1, 7, 7, 1, 1, 16, 2, 5),
+]
+
+
+def make_inputs(shape, seed=0, dtype=torch.float64):
+    n, sh, sw, h, w, c, num_heads, topk = shape
+    generator = torch.Generator().manual_seed(seed)
+    qkv = [
+        torch.randn(n, sh, sw, h, w, c, generator=generator, dtype=dtype)
+        for _ in range(3)
+    ]
+    index = torch.rand(
+        n, sh * sw, sh * sw, generator=generator).topk(topk).indices
+    return qkv, index, dict(num_heads=num_heads, scale=0.3)
+
+
+def loop(query, key, value, region_index, num_heads, scale, valid_size=None):
+    """One query at a time, from coordinates on the map."""
+    n, sh, sw, h, w, c = query.shape
+    height, width = valid_size or (sh * h, sw * w)
+    d = c // num_heads
+    out = torch.zeros_like(query)
+    for b in range(n):
+        for y in range(height):
+            for x in range(width):
+                region = (y // h) * sw + x // w
+                keys = [(j // sw, j % sw, r, s)
+                        for j in region_index[b, region].tolist()
+                        for r in range(h) for s in range(w)
+                        if (j // sw) * h + r < height
+                        and (j % sw) * w + s < width]
+                at = (b, y // h, x // w, y % h, x % w)
+                for m in range(num_heads):
+                    head = slice(m * d, (m + 1) * d)
+                    weights = [
+                        math.exp(scale *
+                                 (query[at][head] @ key[(b, *k)][head]).item())
+                        for k in keys
+                    ]
+                    for weight, k in zip(weights, keys):
+                        out[at][head] += (weight / sum(weights) *
+                                          value[(b, *k)][head])
+    return out
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('shape', SHAPES)
+def test_equals_the_loop(shape, backend):
+    qkv, index, options = make_inputs(shape)
+    out = region_attention(*qkv, index, **options, backend=backend)
+    torch.testing.assert_close(out, loop(*qkv, index, **options))
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('shape, valid_size', [
+    (SHAPES[0], (3, 5)),
+    (SHAPES[1], (3, 12)),
+    (SHAPES[2], (7, 2)),  # the right-hand regions are empty
+    (SHAPES[3], (3, 3)),
+    (SHAPES[4], (1, 1)),
+])
+def test_padding_does_not_exist(shape, valid_size, backend):
+    qkv, index, options = make_inputs(shape)
+    poisoned = []
+    for x in qkv:
+        x = merge(x)
+        x[:, valid_size[0]:] = float('nan')
+        x[:, :, valid_size[1]:] = float('inf')
+        sh, sw, h, w = shape[1:5]
+        x = x.unflatten(2, (sw, w)).unflatten(1, (sh, h)).transpose(2, 3)
+        poisoned.append(x.requires_grad_())
+    expected = loop(*qkv, index, **options, valid_size=valid_size)
+    out = region_attention(
+        *poisoned, index, **options, valid_size=valid_size, backend=backend)
+    torch.testing.assert_close(out, expected)
+    grads = torch.autograd.grad(out.square().sum(), poisoned)
+    for grad in grads:
+        assert grad.isfinite().all()
+        grad = merge(grad)
+        assert not grad[:, valid_size[0]:].any()
+        assert not grad[:, :, valid_size[1]:].any()
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('valid_size', [None, (3, 4)])
+def test_gradients(backend, valid_size):
+    qkv, index, options = make_inputs((1, 2, 2, 2, 2, 4, 2, 2))
+    assert torch.autograd.gradcheck(
+        lambda *qkv: region_attention(
+            *qkv, index, **options, valid_size=valid_size, backend=backend),
+        [x.requires_grad_() for x in qkv])
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('make', ['map', 'fused projection', 'NCHW'])
+def test_takes_any_strides(backend, make):
+    shape = (2, 3, 3, 2, 2, 8, 2, 4)
+    qkv, index, options = make_inputs(shape)
+    expected = region_attention(*qkv, index, **options, backend=backend)
+    if make == 'map':
+        qkv = [partition(merge(x).contiguous(), 3) for x in qkv]
+    elif make == 'fused projection':
+        qkv = torch.cat(qkv, dim=-1).chunk(3, dim=-1)
+    else:
+        qkv = [
+            partition(
+                merge(x).permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
+                3) for x in qkv
+        ]
+    assert not qkv[0].is_contiguous()
+    out = region_attention(*qkv, index, **options, backend=backend)
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize('dtype, rtol', [(torch.float32, 1e-6),
+                                         (torch.bfloat16, 1e-2),
+                                         (torch.float16, 2e-3)])
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_dtypes(backend, dtype, rtol):
+    qkv, index, options = make_inputs(SHAPES[0])
+    qkv = [x.to(dtype) for x in qkv]
+    out = region_attention(*qkv, index, **options, backend=backend)
+    expected = region_attention(
+        *[x.double() for x in qkv], index, **options, backend='reference')
+    assert out.dtype == dtype
+    error = (out.double() - expected).norm() / expected.norm()
+    assert error < rtol, f'{error:.2e}'
+
+
+def test_reference_computes_in_fp32_under_autocast():
+    qkv, index, options = make_inputs(SHAPES[0], dtype=torch.float32)
+    expected = region_attention(*qkv, index, **options, backend='reference')
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = region_attention(*qkv, index, **options, backend='reference')
+    assert torch.equal(out, expected)
+
+
+def test_weights_are_a_distribution_over_the_routed_tokens():
+    shape, valid_size = (1, 3, 2, 3, 5, 4, 1, 2), (7, 8)
+    qkv, index, options = make_inputs(shape)
+    out, weights = region_attention_with_weights(
+        *qkv, index, **options, valid_size=valid_size)
+    assert weights.shape == (1, 6, 1, 15, 30)
+    on_map = merge(torch.ones_like(qkv[0][..., :1]))
+    on_map[:, 7:], on_map[:, :, 8:] = 0, 0
+    on_map = on_map.unflatten(2, (2, 5)).unflatten(1, (3, 3)).transpose(2, 3)
+    on_map = on_map.flatten(3).flatten(1, 2)[0].bool()  # (regions, tokens)
+    torch.testing.assert_close(
+        weights.sum(-1)[0, :, 0], on_map.to(weights.dtype))
+    for region in range(6):
+        off = ~on_map[index[0, region]].flatten()
+        assert not weights[0, region, :, :, off].any()
+    # The output is what the weights say.
+    value = qkv[2].flatten(3, 4).flatten(1, 2)[0]  # (regions, tokens, C)
+    for region in range(6):
+        expected = weights[0, region, 0] @ value[index[0, region]].flatten(
+            0, 1)
+        torch.testing.assert_close(
+            out.flatten(3, 4).flatten(1, 2)[0, region], expected)
