@@ -1,0 +1,15 @@
+"""BiFormer for OpenMMLab: importing this registers the backbone.
+
+The ops work without MMEngine, so ``import biformer_mm.ops`` needs torch alone.
+"""
+from importlib.util import find_spec
+
+from .version import __version__
+
+if find_spec('mmengine'):
+    from . import engine, models
+    from .analysis import register_flop_handles
+
+    register_flop_handles()
+
+__all__ = ['__version__']

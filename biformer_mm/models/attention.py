@@ -1,0 +1,165 @@
+"""The two attentions of BiFormer, NHWC in and out.
+
+Shapes: N batch, H x W map, C channels, S regions per side, k routed regions,
+m heads.
+"""
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from biformer_mm.ops import (merge, pad_to_regions, partition,
+                             region_attention, routing_index)
+from biformer_mm.ops.dispatch import check_backend_name
+from .layers import conv_nhwc
+
+PADDINGS = ('legacy', 'masked')
+
+
+@MODELS.register_module()
+class BiLevelRoutingAttention(nn.Module):
+    """Bi-level routing attention, BRA (paper section 3.2).
+
+    Each query attends to all tokens of the k regions whose descriptors match
+    its own region's best; a depth-wise convolution of the values (LCE, local
+    context enhancement) is added before the output projection.
+
+    Args:
+        embed_dims: Channels, C.
+        num_heads: Heads, m.
+        num_regions: Regions per side, S.
+        topk: Routed regions per region, k.
+        padding: What completes a map whose size S does not divide. 'legacy',
+            as in the released weights: zeros are appended to the layer's input
+            and from there on count as tokens. 'masked': no token outside the
+            map exists, be it for routing, attention or LCE.
+        attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``embed_dims``, ``topk`` is
+            not in 1..S*S, or ``padding`` or ``attn_backend`` is unknown.
+
+    Note:
+        The softmax scale is C**-0.5, not (C/m)**-0.5 as usual: the released
+        weights were trained so.
+    """
+
+    def __init__(self,
+                 embed_dims: int,
+                 num_heads: int,
+                 num_regions: int,
+                 topk: int,
+                 padding: str = 'legacy',
+                 attn_backend: str = 'auto') -> None:
+        super().__init__()
+        _check_heads(embed_dims, num_heads)
+        if not 1 <= topk <= num_regions**2:
+            raise ValueError(
+                'topk must be between 1 and the number of regions, '
+                f'num_regions**2 = {num_regions**2}; got {topk=} with '
+                f'{num_regions=} (None stands for full attention)')
+        if padding not in PADDINGS:
+            raise ValueError(
+                f'padding must be one of {PADDINGS}; got {padding!r}')
+        check_backend_name(attn_backend)
+        self.num_heads = num_heads
+        self.num_regions = num_regions
+        self.topk = topk
+        self.padding = padding
+        self.attn_backend = attn_backend
+        self.scale = embed_dims**-0.5
+
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.lce = _lce(embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (N, H, W, C), any H and W.
+
+        Returns:
+            (N, H, W, C).
+        """
+        height, width = x.shape[1:3]
+        padded = pad_to_regions(x, self.num_regions)
+        masked = self.padding == 'masked' and padded is not x
+        valid_size = (height, width) if masked else None
+
+        # Cut before the projection: C channels to move instead of 3C.
+        regions = partition(padded, self.num_regions)
+        query, key, value = self.qkv(regions).chunk(3, dim=-1)
+        index = routing_index(query, key, self.topk, valid_size)
+        out = region_attention(
+            query,
+            key,
+            value,
+            index,
+            num_heads=self.num_heads,
+            scale=self.scale,
+            valid_size=valid_size,
+            backend=self.attn_backend)
+
+        value = merge(value)
+        if masked:  # then LCE's own zero padding is all there is off the map
+            value = value[:, :height, :width]
+        local = conv_nhwc(self.lce, value)[:, :height, :width]
+        return self.proj(merge(out)[:, :height, :width] + local)
+
+
+class FullAttention(nn.Module):
+    """Attention of all tokens to all, with LCE: BiFormer's last stage.
+
+    Unlike :class:`BiLevelRoutingAttention` it has no bias on queries, keys and
+    values, the usual softmax scale (C/m)**-0.5, and its LCE convolves the
+    layer's input. All of it is fixed by the released weights.
+
+    Args:
+        embed_dims: Channels, C.
+        num_heads: Heads, m.
+        attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``embed_dims``, or
+            ``attn_backend`` is unknown.
+    """
+
+    def __init__(self,
+                 embed_dims: int,
+                 num_heads: int = 8,
+                 attn_backend: str = 'auto') -> None:
+        super().__init__()
+        _check_heads(embed_dims, num_heads)
+        check_backend_name(attn_backend)
+        self.num_heads = num_heads
+        self.attn_backend = attn_backend
+        self.scale = (embed_dims // num_heads)**-0.5
+
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=False)
+        self.lce = _lce(embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: (N, H, W, C) -> (N, H, W, C), any H and W."""
+        one_region = partition(self.qkv(x), num_regions=1)
+        query, key, value = one_region.chunk(3, dim=-1)
+        out = region_attention(
+            query,
+            key,
+            value,
+            torch.zeros(len(x), 1, 1, dtype=torch.long, device=x.device),
+            num_heads=self.num_heads,
+            scale=self.scale,
+            backend=self.attn_backend)
+        return self.proj(merge(out) + conv_nhwc(self.lce, x))
+
+
+def _check_heads(embed_dims: int, num_heads: int) -> None:
+    if num_heads < 1 or embed_dims % num_heads:
+        raise ValueError('embed_dims must be a multiple of num_heads; got '
+                         f'{embed_dims=} and {num_heads=}')
+
+
+def _lce(channels: int) -> nn.Conv2d:
+    """Local context enhancement: 5x5 depth-wise convolution."""
+    return nn.Conv2d(channels, channels, 5, padding=2, groups=channels)

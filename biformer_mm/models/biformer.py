@@ -1,0 +1,346 @@
+"""BiFormer as an OpenMMLab backbone (paper section 3.4).
+
+Shapes: N batch, H x W map, C channels, S regions per side, k routed regions.
+"""
+from typing import Dict, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from biformer_mm.checkpoint import load_pretrained
+from .attention import BiLevelRoutingAttention, FullAttention
+from .layers import (MLP, DropPath, build_norm, conv_downsample, conv_nhwc,
+                     conv_stem, patch_downsample, patch_stem)
+
+LN_EPS = 1e-6
+STEMS = {
+    'conv': (conv_stem, conv_downsample),
+    'patch': (patch_stem, patch_downsample)
+}
+
+
+class BiFormerBlock(nn.Module):
+    """Position convolution, attention and MLP, each with a residual.
+
+    Args:
+        channels: Channels, C.
+        attn: Attention, NHWC in and out.
+        mlp_ratio: Hidden over outer channels of the MLP.
+        pos_conv: Whether the 3x3 depth-wise position convolution is there.
+        drop_path_rate: Stochastic-depth rate of attention and MLP.
+    """
+
+    def __init__(self, channels: int, attn: nn.Module, mlp_ratio: float,
+                 pos_conv: bool, drop_path_rate: float) -> None:
+        super().__init__()
+        self.pos_conv = nn.Conv2d(
+            channels, channels, 3, padding=1,
+            groups=channels) if pos_conv else None
+        self.norm1 = nn.LayerNorm(channels, eps=LN_EPS)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(channels, eps=LN_EPS)
+        self.mlp = MLP(channels, int(channels * mlp_ratio))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H, W, C)."""
+        if self.pos_conv is not None:
+            x = x + conv_nhwc(self.pos_conv, x)
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+@MODELS.register_module()
+class BiFormer(BaseModule):
+    """BiFormer for classification, detection and segmentation.
+
+    Args:
+        arch: 'tiny', 'small', 'base' or 'stl' (the Swin-T layout), or a dict
+            with exactly the keys of :attr:`arch_zoo`'s entries: ``embed_dims``,
+            ``depths`` and ``topks`` (one per stage; a ``topks`` entry None is
+            full attention), ``mlp_ratio``, ``head_dim``, ``stem`` ('conv' or
+            'patch', which also names the downsampling) and ``pos_conv``.
+        num_regions: Regions per side S, one for all stages or one per stage.
+            The paper uses 7 for classification, 8 for segmentation and 16 for
+            detection. Weights do not depend on it.
+        topks: Replaces the ``topks`` of ``arch``.
+        padding: 'legacy' or 'masked', see :class:`BiLevelRoutingAttention`.
+        in_channels: Channels of the image.
+        out_indices: Stages, 0 to 3, whose maps are returned.
+        out_norm: 'LN', a LayerNorm on each returned map (dense prediction);
+            'BN', a batch norm on the last one (classifier); or None.
+        drop_path_rate: Stochastic-depth rate of the last block; it rises
+            linearly from 0 over all blocks.
+        norm_cfg: Norm layers of stem and downsampling, and of ``out_norm``
+            'BN'; type 'BN' or 'SyncBN'.
+        norm_eval: Keep batch norms on their running statistics in training.
+        frozen_stages: Freeze the stem (0), or the stem and the first n stages
+            with their downsampling (n). -1 freezes nothing. ``out_norm`` layers
+            are not frozen, as pretrained weights do not have them.
+        with_cp: Recompute the blocks' activations in the backward pass to save
+            memory.
+        attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.
+        init_cfg: MMEngine's initialisation config. Type 'Pretrained' takes
+            released and own checkpoints, see
+            :func:`biformer_mm.checkpoint.load_pretrained`.
+
+    Raises:
+        ValueError: An argument breaks a rule above; the message names it.
+    """
+
+    arch_zoo = {
+        'tiny': dict(
+            embed_dims=(64, 128, 256, 512),
+            depths=(2, 2, 8, 2),
+            topks=(1, 4, 16, None),
+            mlp_ratio=3,
+            head_dim=32,
+            stem='conv',
+            pos_conv=True),
+        'small': dict(
+            embed_dims=(64, 128, 256, 512),
+            depths=(4, 4, 18, 4),
+            topks=(1, 4, 16, None),
+            mlp_ratio=3,
+            head_dim=32,
+            stem='conv',
+            pos_conv=True),
+        'base': dict(
+            embed_dims=(96, 192, 384, 768),
+            depths=(4, 4, 18, 4),
+            topks=(1, 4, 16, None),
+            mlp_ratio=3,
+            head_dim=32,
+            stem='conv',
+            pos_conv=True),
+        'stl': dict(
+            embed_dims=(96, 192, 384, 768),
+            depths=(2, 2, 6, 2),
+            topks=(1, 4, 16, None),
+            mlp_ratio=4,
+            head_dim=32,
+            stem='patch',
+            pos_conv=False),
+    }
+
+    def __init__(self,
+                 arch: Union[str, Dict] = 'small',
+                 num_regions: Union[int, Sequence[int]] = 7,
+                 topks: Optional[Sequence[Optional[int]]] = None,
+                 padding: str = 'legacy',
+                 in_channels: int = 3,
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 out_norm: Optional[str] = 'LN',
+                 drop_path_rate: float = 0.,
+                 norm_cfg: Dict = dict(type='BN'),
+                 norm_eval: bool = False,
+                 frozen_stages: int = -1,
+                 with_cp: bool = False,
+                 attn_backend: str = 'auto',
+                 init_cfg: Optional[Dict] = None) -> None:
+        super().__init__(init_cfg)
+        arch = self._parse_arch(arch)
+        if topks is not None:
+            arch['topks'] = tuple(topks)
+        dims, depths = arch['embed_dims'], arch['depths']
+        num_stages = len(depths)
+        if isinstance(num_regions, int):
+            num_regions = (num_regions, ) * num_stages
+        self._check_per_stage(arch, num_regions)
+        self._check_outputs(out_indices, out_norm, num_stages)
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError('frozen_stages must be between -1 (none) and '
+                             f'{num_stages}; got {frozen_stages}')
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(
+                f'drop_path_rate must be in [0, 1); got {drop_path_rate}')
+
+        self.in_channels = in_channels
+        self.out_indices = tuple(out_indices)
+        self.norm_eval = norm_eval
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+
+        make_stem, make_downsample = STEMS[arch['stem']]
+        self.stem = make_stem(in_channels, dims[0], norm_cfg)
+        self.downsamples = nn.ModuleList(
+            make_downsample(before, after, norm_cfg)
+            for before, after in zip(dims[:-1], dims[1:]))
+
+        drop_rates = iter(
+            torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        self.stages = nn.ModuleList()
+        for i, depth in enumerate(depths):
+            self.stages.append(
+                nn.Sequential(*(BiFormerBlock(
+                    dims[i],
+                    self._make_attention(dims[i], arch['head_dim'],
+                                         num_regions[i], arch['topks'][i],
+                                         padding, attn_backend),
+                    mlp_ratio=arch['mlp_ratio'],
+                    pos_conv=arch['pos_conv'],
+                    drop_path_rate=next(drop_rates)) for _ in range(depth))))
+
+        self.out_norms = nn.ModuleDict()
+        if out_norm == 'LN':
+            for i in self.out_indices:
+                self.out_norms[str(i)] = nn.LayerNorm(dims[i], eps=LN_EPS)
+        elif out_norm == 'BN':
+            self.out_norms[str(num_stages - 1)] = build_norm(
+                norm_cfg, dims[-1])
+
+        self.apply(_init_linear)
+        self._freeze()
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; see MMEngine's ``BaseModule``."""
+        if isinstance(self.init_cfg, dict) and (
+                self.init_cfg.get('type') == 'Pretrained'):
+            load_pretrained(self, self.init_cfg['checkpoint'],
+                            self.init_cfg.get('prefix'))
+        else:
+            super().init_weights()
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Compute the maps of the stages in ``out_indices``.
+
+        Args:
+            x: Images, (N, ``in_channels``, H, W), at least 32 x 32.
+
+        Returns:
+            One (N, C_i, H_i, W_i) map per output, in the memory format of
+            ``x``. H_i is H over the stage's stride 4, 8, 16 or 32, rounded up
+            ('conv' stem) or down ('patch' stem).
+
+        Raises:
+            ValueError: ``x`` has another rank or channel count, or is smaller.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels or (
+                min(x.shape[2:]) < 32):
+            raise ValueError(
+                f'the input must be (N, {self.in_channels}, H, W) with H and '
+                f'W at least 32; got {tuple(x.shape)}')
+        memory_format = (
+            torch.contiguous_format
+            if x.is_contiguous() else torch.channels_last)
+        outs = []
+        x = self.stem(x)
+        for i, stage in enumerate(self.stages):
+            if i > 0:
+                x = self.downsamples[i - 1](x)
+            x = x.permute(0, 2, 3, 1).contiguous()
+            for block in stage:
+                if self.with_cp and torch.is_grad_enabled():
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+            if i in self.out_indices:
+                out = self._normalize(i, x).permute(0, 3, 1, 2)
+                outs.append(out.contiguous(memory_format=memory_format))
+            x = x.permute(0, 3, 1, 2)
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> 'BiFormer':
+        """Switch modes; frozen stages and, on request, batch norms stay."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        frozen = [
+            self.stem, *self.downsamples[:max(self.frozen_stages - 1, 0)],
+            *self.stages[:self.frozen_stages]
+        ]
+        for module in frozen:
+            module.eval().requires_grad_(False)
+
+    def _normalize(self, stage: int, x: Tensor) -> Tensor:
+        """Apply a stage's output norm, if it has one, to an NHWC map."""
+        if str(stage) not in self.out_norms:
+            return x
+        norm = self.out_norms[str(stage)]
+        return norm(x) if isinstance(norm, nn.LayerNorm) else conv_nhwc(
+            norm, x)
+
+    @classmethod
+    def _parse_arch(cls, arch: Union[str, Dict]) -> Dict:
+        if isinstance(arch, str):
+            if arch not in cls.arch_zoo:
+                raise ValueError(f'arch must be one of {tuple(cls.arch_zoo)} '
+                                 f'or a dict; got {arch!r}')
+            return dict(cls.arch_zoo[arch])
+        keys = set(cls.arch_zoo['small'])
+        missing, unknown = keys - set(arch), set(arch) - keys
+        if missing or unknown:
+            raise ValueError(
+                f'an arch dict must have exactly the keys {sorted(keys)}; '
+                f'missing: {sorted(missing)}, unknown: {sorted(unknown)}')
+        if arch['stem'] not in STEMS:
+            raise ValueError(f"arch['stem'] must be one of {tuple(STEMS)}; "
+                             f"got {arch['stem']!r}")
+        return dict(arch)
+
+    @staticmethod
+    def _check_per_stage(arch: Dict, num_regions: Sequence[int]) -> None:
+        per_stage = {
+            'embed_dims': arch['embed_dims'],
+            'topks': arch['topks'],
+            'num_regions': num_regions
+        }
+        for name, values in per_stage.items():
+            if len(values) != len(arch['depths']):
+                raise ValueError(
+                    f'{name} must have one entry per stage, '
+                    f"{len(arch['depths'])}; got {tuple(values)}")
+        if min(num_regions) < 1:
+            raise ValueError('num_regions must be at least 1; '
+                             f'got {tuple(num_regions)}')
+        for dims, topk in zip(arch['embed_dims'], arch['topks']):
+            if topk is not None and dims % arch['head_dim']:
+                raise ValueError(
+                    'embed_dims must be multiples of head_dim; got '
+                    f"{dims} with head_dim={arch['head_dim']}")
+
+    @staticmethod
+    def _check_outputs(out_indices: Sequence[int], out_norm: Optional[str],
+                       num_stages: int) -> None:
+        if not out_indices or list(out_indices) != sorted(
+                set(out_indices)) or not (0 <= out_indices[0] and
+                                          out_indices[-1] < num_stages):
+            raise ValueError(
+                'out_indices must be ascending stages between 0 and '
+                f'{num_stages - 1}; got {tuple(out_indices)}')
+        if out_norm not in ('LN', 'BN', None):
+            raise ValueError("out_norm must be 'LN', 'BN' or None; "
+                             f'got {out_norm!r}')
+        if out_norm == 'BN' and out_indices[-1] != num_stages - 1:
+            raise ValueError(
+                "out_norm='BN' belongs to the last stage's map, so "
+                f'out_indices must end in {num_stages - 1}; '
+                f'got {tuple(out_indices)}')
+
+    @staticmethod
+    def _make_attention(channels: int, head_dim: int, num_regions: int,
+                        topk: Optional[int], padding: str,
+                        attn_backend: str) -> nn.Module:
+        if topk is None:
+            return FullAttention(channels, attn_backend=attn_backend)
+        return BiLevelRoutingAttention(channels, channels // head_dim,
+                                       num_regions, topk, padding,
+                                       attn_backend)
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
