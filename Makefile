@@ -1,0 +1,31 @@
+# A Python 3.11 of your own: make PYTHON=/path/to/python3.11 setup
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+VENV ?= .venv
+
+# The environment is the locked one: nothing of the caller's shell may come before it.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+.PHONY: help setup test demo clean distclean
+
+help:
+	@echo 'make setup      create or repair the tested environment in $(VENV)'
+	@echo 'make test       set up, then run the tests'
+	@echo 'make demo       set up, then run the demo'
+	@echo 'make clean      remove caches'
+	@echo 'make distclean  remove caches and $(VENV)'
+
+setup:
+	@"$(PYTHON)" tools/misc/setup_env.py --venv "$(VENV)"
+
+test: setup
+	"$(VENV)/bin/python" -m pytest
+
+demo: setup
+	"$(VENV)/bin/python" tools/demo.py
+
+clean:
+	rm -rf .pytest_cache build
+	find . -path './$(VENV)' -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf "$(VENV)" "$(VENV).lock"
