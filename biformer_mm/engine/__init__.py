@@ -1,0 +1,1 @@
+"""What the tools do before MMEngine's runner takes over."""

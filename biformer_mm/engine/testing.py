@@ -1,0 +1,96 @@
+"""What testing needs that differs from framework to framework."""
+import os.path as osp
+from copy import deepcopy
+
+from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
+from mmengine.registry import METRICS
+from mmengine.runner import Runner
+
+from biformer_mm.errors import UsageError
+
+_TTA_MODELS = {
+    'mmdet':
+    dict(
+        type='DetTTAModel',
+        tta_cfg=dict(
+            nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    'mmpretrain':
+    dict(type='AverageClsScoreTTA'),
+}
+
+
+def set_show_dir(cfg: Config, show_dir: str) -> None:
+    """Have the framework's visualisation hook write pictures.
+
+    Args:
+        cfg: Config to change.
+        show_dir: Folder, from the current directory; made if need be.
+
+    Raises:
+        UsageError: The config has no visualisation hook.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise UsageError('--show-dir needs a visualisation hook; set '
+                         'default_hooks.visualization in the config')
+    show_dir = osp.abspath(show_dir)
+    if cfg.default_scope == 'mmpretrain':
+        hook.enable, hook.interval, hook.out_dir = True, 1, show_dir
+    elif cfg.default_scope == 'mmseg':
+        hook.draw, hook.interval = True, 1
+        cfg.visualizer.save_dir = show_dir
+    else:
+        hook.draw, hook.test_out_dir = True, show_dir
+
+
+def set_tta(cfg: Config) -> None:
+    """Test with the config's test-time augmentation, or with flips.
+
+    Raises:
+        UsageError: The config has none and its framework no default.
+    """
+    if 'tta_model' not in cfg:
+        if cfg.default_scope not in _TTA_MODELS:
+            raise UsageError('--tta needs tta_model and tta_pipeline in a '
+                             f'config of {cfg.default_scope}')
+        cfg.tta_model = _TTA_MODELS[cfg.default_scope]
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_pipeline' not in cfg:
+        cfg.tta_pipeline = _flip_pipeline(dataset.pipeline)
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def _flip_pipeline(pipeline: list) -> list:
+    """Replace the packing at the end by packing with and without a flip."""
+    *steps, pack = deepcopy(pipeline)
+    if 'meta_keys' in pack:
+        pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (1., 0.)]
+    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+
+
+def dump_predictions(runner: Runner, path: str) -> None:
+    """Have the runner's test also pickle the predictions to ``path``."""
+    scope = runner.cfg.default_scope
+    dump = METRICS.build(
+        dict(
+            type='mmdet.DumpDetResults' if scope == 'mmdet' else DumpResults,
+            out_file_path=path))
+    runner.test_evaluator.metrics.append(dump)
+
+
+def load_checkpoint(runner: Runner, checkpoint: str) -> None:
+    """Load weights of the whole model; nothing may be missing or left over.
+
+    Raises:
+        UsageError: Keys are foreign, missing or wrongly shaped; all are named.
+    """
+    try:
+        runner.load_checkpoint(checkpoint, strict=True)
+    except RuntimeError as error:
+        raise UsageError(f'{checkpoint} does not fit the config\'s model: '
+                         f'{error}') from error

@@ -1,0 +1,80 @@
+import pytest
+
+from biformer_mm.datasets.paths import check_data
+from biformer_mm.errors import UsageError
+
+
+def config(root, kind='CocoDataset', **dataset):
+    dataset = {
+        **dict(
+            type=kind,
+            data_root=str(root),
+            ann_file='ann.json',
+            data_prefix=dict(img='img/')),
+        **dataset
+    }
+    return dict(
+        train_dataloader=dict(dataset=dataset),
+        val_dataloader=dict(dataset=dict(dataset, ann_file='val.json')),
+        val_evaluator=dict(ann_file=f'{root}/val.json'))
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / 'img').mkdir()
+    for name in ('ann.json', 'val.json'):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def error_of(cfg, splits=('train', 'val')):
+    with pytest.raises(UsageError) as error:
+        check_data(cfg, splits)
+    message = str(error.value)
+    assert '\n' not in message
+    return message
+
+
+def test_complete_data_passes(root):
+    check_data(config(root), ['train', 'val'])
+    check_data(dict(train_dataloader=None), ['train', 'val', 'test'])
+
+
+def test_missing_root_names_path_source_and_options(tmp_path):
+    message = error_of(config(tmp_path / 'coco'))
+    assert message.startswith(f'data not found: {tmp_path}/coco, ')
+    assert 'get COCO 2017 from https://cocodataset.org/#download' in message
+    assert message.endswith(
+        '--cfg-options train_dataloader.dataset.data_root=PATH '
+        'val_dataloader.dataset.data_root=PATH val_evaluator.ann_file=PATH')
+
+
+def test_missing_part_names_its_own_option(root):
+    (root / 'ann.json').unlink()
+    (root / 'img').rmdir()
+    message = error_of(config(root, kind='MyDataset'), ['train'])
+    assert f'{root}/ann.json, {root}/img/ ' in message
+    assert message.endswith('train_dataloader.dataset.ann_file=PATH '
+                            'train_dataloader.dataset.data_prefix.img=PATH')
+    assert 'get ' not in message
+
+
+def test_only_the_splits_of_the_run_are_checked(root):
+    (root / 'val.json').unlink()
+    check_data(config(root), ['train'])
+    assert 'val_evaluator.ann_file' in error_of(config(root), ['val'])
+
+
+def test_wrapped_absolute_and_remote_paths(root):
+    leaf = dict(
+        type='A', data_root=str(root), ann_file='/nowhere/a.json')
+    remote = dict(type='B', data_root='s3://bucket/coco', ann_file='a.json')
+    cfg = dict(
+        train_dataloader=dict(
+            dataset=dict(
+                type='RepeatDataset',
+                dataset=dict(type='ConcatDataset', datasets=[remote, leaf]))))
+    message = error_of(cfg, ['train'])
+    assert message.startswith('data not found: /nowhere/a.json ')
+    assert message.endswith(
+        'train_dataloader.dataset.dataset.datasets.1.ann_file=PATH')
