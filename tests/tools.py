@@ -1,4 +1,5 @@
 """Run the suite's tools as a user does."""
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ def run_tool(tool: str, *args, cwd: Path, ok: bool = True) -> str:
     result = subprocess.run(
         command,
         cwd=cwd,
+        env={**os.environ, 'PYTHON': sys.executable},  # of the shell scripts
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT)

@@ -3,6 +3,10 @@ import json
 import cv2
 import numpy as np
 import pytest
+from mmdet.datasets import CocoDataset
+from mmdet.utils import register_all_modules
+from pycocotools.coco import COCO
+
 from biformer_mm.datasets import SHAPES_CLASSES, SHAPES_PALETTE, make_scene, make_shapes, scene_rng, shapes
 
 SIZE = 96
@@ -16,8 +20,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope='module', params=['train', 'val'])
 def coco(root, request):
-    pycocotools = pytest.importorskip('pycocotools.coco')
-    return pycocotools.COCO(str(root / 'annotations' / f'instances_{request.param}.json')), request.param
+    return COCO(str(root / 'annotations' / f'instances_{request.param}.json')), request.param
 
 
 def files(root):
@@ -212,12 +215,12 @@ def test_wrong_arguments(tmp_path, argument, message):
 
 
 def test_mmdet_reads_it(root):
-    datasets = pytest.importorskip('mmdet.datasets')
-    data = datasets.CocoDataset(
+    register_all_modules()
+    data = CocoDataset(
         data_root=str(root), ann_file='annotations/instances_train.json', data_prefix=dict(img='train/'),
         metainfo=dict(classes=SHAPES_CLASSES, palette=SHAPES_PALETTE), pipeline=[
-            dict(type='mmdet.LoadImageFromFile'),
-            dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True)
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
         ])
     assert len(data) == COUNTS['num_train'] and len(SHAPES_PALETTE) == len(SHAPES_CLASSES)
     for index in (0, 7):

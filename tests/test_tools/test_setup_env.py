@@ -460,7 +460,9 @@ class TestAroundIt:
 
     @staticmethod
     def call(checkout, *command, **variables):
-        variables = {**os.environ, **OFFLINE, 'PYTHON': sys.executable, **variables}
+        # not the variables of the make that may be running these tests
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith('MAKE')}
+        variables = {**inherited, **OFFLINE, 'PYTHON': sys.executable, **variables}
         result = subprocess.run(command, cwd=checkout, env=variables, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         return result.stdout
