@@ -1,4 +1,8 @@
-"""Installs biformer_mm. Imports no torch, and asks pip for none: the environment's own torch and OpenMMLab stay as they are."""
+"""Installs biformer_mm.
+
+Imports no torch, and asks pip for none: the environment's own torch and
+OpenMMLab stay as they are.
+"""
 import re
 from pathlib import Path
 
@@ -15,23 +19,35 @@ def read_version():
 
 
 def read_requirements(name):
-    """Requirements listed in requirements/NAME.txt, those of the files it includes by ``-r`` among them."""
-    lines = (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
+    """Requirements listed in requirements/NAME.txt, those of the files it
+    includes by ``-r`` among them."""
+    lines = (ROOT / 'requirements' /
+             f'{name}.txt').read_text(encoding='utf-8').splitlines()
     requirements = []
-    for line in filter(None, (line.partition('#')[0].strip() for line in lines)):
+    for line in filter(None,
+                       (line.partition('#')[0].strip() for line in lines)):
         included = re.fullmatch(r'-r (.+)\.txt', line)
-        requirements += read_requirements(included.group(1)) if included else [line]
+        requirements += read_requirements(
+            included.group(1)) if included else [line]
     return requirements
 
 
-extras = {name: read_requirements(name) for name in ('det', 'seg', 'cls', 'tests')}
-extras['all'] = sorted({requirement for requirements in extras.values() for requirement in requirements})
+extras = {
+    name: read_requirements(name)
+    for name in ('det', 'seg', 'cls', 'tests')
+}
+extras['all'] = sorted({
+    requirement
+    for requirements in extras.values()
+    for requirement in requirements
+})
 
 setup(
     name='biformer_mm',
     version=read_version(),
     description='BiFormer and bi-level routing attention for OpenMMLab',
-    long_description=README.read_text(encoding='utf-8') if README.exists() else '',
+    long_description=README.read_text(
+        encoding='utf-8') if README.exists() else '',
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['biformer_mm', 'biformer_mm.*']),
@@ -39,6 +55,9 @@ setup(
     python_requires='>=3.8',
     install_requires=read_requirements('runtime'),
     extras_require=extras,
-    classifiers=['Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
+    classifiers=[
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence'
+    ],
     zip_safe=False,
 )

@@ -1,5 +1,5 @@
-# RetinaNet with a small BiFormer, trained from scratch in minutes on a CPU: the
-# demo, on the data set of biformer_mm.datasets.make_shapes.
+# The demo: RetinaNet with a small BiFormer, trained from scratch in minutes on
+# a CPU, on the data set of biformer_mm.datasets.make_shapes.
 _base_ = './retinanet_biformer_s_1x.py'
 
 norm_cfg = dict(type='GN', num_groups=8)  # trains faster from scratch

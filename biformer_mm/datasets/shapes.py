@@ -1,7 +1,10 @@
-"""Generator of the embedded demo data set: overlapping shapes on textured backgrounds, in COCO layout.
+"""Generator of the embedded demo data set: overlapping shapes on textured
+backgrounds, in COCO layout.
 
-A scene is made by one pure function of a random generator; writing it is a separate step, so that other layouts can
-use the same scenes. S is the side of a picture in pixels; the pixel in row i and column j covers y in [i, i + 1] and
+A scene is made by one pure function of a random generator; writing it is a
+separate step, so that other layouts can
+use the same scenes. S is the side of a picture in pixels; the pixel in row i
+and column j covers y in [i, i + 1] and
 x in [j, j + 1]; colours are BGR in [0, 1] until a scene is finished.
 """
 from __future__ import annotations
@@ -20,27 +23,35 @@ import cv2
 import numpy as np
 
 SHAPES_CLASSES = ('circle', 'square', 'triangle', 'star')
-SHAPES_PALETTE = [(66, 135, 245), (46, 184, 92), (245, 166, 35), (220, 50, 110)]  # RGB
+SHAPES_PALETTE = [(66, 135, 245), (46, 184, 92), (245, 166, 35),
+                  (220, 50, 110)]  # RGB
 SPLITS = ('train', 'val')
-MIN_VISIBLE = 0.5  # smallest part of a shape that the shapes above it leave visible
-MIN_PIECE = 0.05  # smallest connected piece of that part, relative to the whole shape
+# Smallest part of a shape that the shapes above it leave visible, and smallest
+# connected piece of that part, both relative to the whole shape.
+MIN_VISIBLE = 0.5
+MIN_PIECE = 0.05
 
 _VERSION = 1  # raise it whenever the files written for given arguments change
 _PARAMETERS = 'shapes.json'
 _COUNT = (2, 6)  # shapes in a scene, both ends included
 _DIAMETER = (0.16, 0.5)  # nominal, relative to S
 _TILT = math.radians(20)  # largest turn of a shape from upright
-_HUES = np.array([0, 22, 45, 75, 145, 175, 200, 225, 265, 300, 335]) / 360  # evenly spread to the eye
+_HUES = np.array([0, 22, 45, 75, 145, 175, 200, 225, 265, 300, 335
+                  ]) / 360  # evenly spread to the eye
 
 
 def _outline(points: int, *radii: float, first: float = -90) -> np.ndarray:
-    """Corners (points, 2) at equal angles from ``first``, in degrees, where -90 is up."""
+    """Corners (points, 2) at equal angles from ``first``, in degrees, where
+    -90 is up."""
     angles = math.radians(first) + np.arange(points) * 2 * np.pi / points
-    return np.resize(radii, points)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.resize(radii, points)[:, None] * np.stack(
+        [np.cos(angles), np.sin(angles)], axis=1)
 
 
-# One per class; the radii give the classes similar areas at the same nominal diameter.
-_OUTLINES = (_outline(90, 1.0), _outline(4, 1.2, first=-45), _outline(3, 1.35), _outline(10, 1.35, 0.65))
+# One per class; the radii give the classes similar areas at the same nominal
+# diameter.
+_OUTLINES = (_outline(90, 1.0), _outline(4, 1.2, first=-45), _outline(3, 1.35),
+             _outline(10, 1.35, 0.65))
 
 
 class Scene(NamedTuple):
@@ -48,8 +59,10 @@ class Scene(NamedTuple):
 
     Attributes:
         image: (S, S, 3) uint8, BGR.
-        instances: (class index into ``SHAPES_CLASSES``, (S, S) bool mask of the visible part), from the lowest shape
-            to the topmost. The masks are disjoint, and no shape of the picture is missing.
+        instances: (class index into ``SHAPES_CLASSES``, (S, S) bool mask of
+        the visible part), from the lowest shape
+            to the topmost. The masks are disjoint, and no shape of the picture
+            is missing.
     """
     image: np.ndarray
     instances: list[tuple[int, np.ndarray]]
@@ -66,12 +79,14 @@ class _Shape(NamedTuple):
 
 
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
-    """Random stream of one scene, independent of every other seed, split and index."""
+    """Random stream of one scene, independent of every other seed, split and
+    index."""
     return np.random.default_rng([seed, SPLITS.index(split), index])
 
 
 def make_scene(rng: np.random.Generator, image_size: int) -> Scene:
-    """Draw 2 to 6 shapes, each wholly inside the picture of side ``image_size`` and at least ``MIN_VISIBLE`` visible.
+    """Draw 2 to 6 shapes, each wholly inside the picture of side
+    ``image_size`` and at least ``MIN_VISIBLE`` visible.
 
     Every choice is drawn from ``rng``: equal states give equal scenes.
     """
@@ -87,19 +102,24 @@ def make_scene(rng: np.random.Generator, image_size: int) -> Scene:
     image *= 1 + 0.3 * (x / image_size - (light[0] + light[1]) / 2)[..., None]
     image += rng.normal(0, 0.01, image.shape)
     image = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
-    return Scene(image, [(shape.label, mask) for shape, mask in zip(shapes, visible)])
+    return Scene(image,
+                 [(shape.label, mask) for shape, mask in zip(shapes, visible)])
 
 
-def _place_shapes(rng: np.random.Generator, size: int) -> tuple[list[_Shape], list[np.ndarray]]:
+def _place_shapes(rng: np.random.Generator,
+                  size: int) -> tuple[list[_Shape], list[np.ndarray]]:
     """Shapes from the lowest to the topmost and their visible masks."""
     shapes, visible = [], []
     wanted = rng.integers(_COUNT[0], _COUNT[1] + 1)
-    # Classes are drawn ahead of the tries: else those that hide less would pass more often.
+    # Classes are drawn ahead of the tries: else those that hide less would
+    # pass more often.
     labels = rng.integers(len(SHAPES_CLASSES), size=wanted)
     for _ in range(100):
         shape = _random_shape(rng, size, int(labels[len(shapes)]))
         left = [mask & ~shape.mask for mask in visible]
-        if all(_recognisable(part, below.mask) for part, below in zip(left, shapes)):
+        if all(
+                _recognisable(part, below.mask)
+                for part, below in zip(left, shapes)):
             shapes.append(shape)
             visible = left + [shape.mask]
         if len(shapes) == wanted:
@@ -108,36 +128,55 @@ def _place_shapes(rng: np.random.Generator, size: int) -> tuple[list[_Shape], li
 
 
 def _recognisable(part: np.ndarray, whole: np.ndarray) -> bool:
-    pieces = cv2.connectedComponentsWithStats(part.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
-    return pieces.sum() >= MIN_VISIBLE * whole.sum() and pieces.min() >= MIN_PIECE * whole.sum()
+    pieces = cv2.connectedComponentsWithStats(part.astype(
+        np.uint8))[2][1:, cv2.CC_STAT_AREA]
+    return pieces.sum() >= MIN_VISIBLE * whole.sum() and pieces.min(
+    ) >= MIN_PIECE * whole.sum()
 
 
-def _random_shape(rng: np.random.Generator, size: int, label: int, scale: int = 4) -> _Shape:
+def _random_shape(rng: np.random.Generator,
+                  size: int,
+                  label: int,
+                  scale: int = 4) -> _Shape:
     radius = size / 2 * math.exp(rng.uniform(*np.log(_DIAMETER)))
     reach = radius * np.abs(_OUTLINES[label]).max()
     x, y = rng.uniform(reach, size - reach, 2).tolist()
     angle = rng.uniform(-_TILT, _TILT)
     cos, sin = math.cos(angle), math.sin(angle)
-    points = _OUTLINES[label] @ np.array([[cos, sin], [-sin, cos]]) * radius + (x, y)
+    points = _OUTLINES[label] @ np.array([[cos, sin], [-sin, cos]
+                                          ]) * radius + (x, y)
     canvas = np.zeros((size * scale, size * scale), np.uint8)
-    # cv2 puts whole numbers at pixel centres and takes coordinates with 4 fractional bits.
-    cv2.fillPoly(canvas, [np.rint((points * scale - 0.5) * 16).astype(np.int32)], 255, shift=4)
-    cover = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    # cv2 puts whole numbers at pixel centres and takes coordinates with 4
+    # fractional bits.
+    cv2.fillPoly(
+        canvas, [np.rint((points * scale - 0.5) * 16).astype(np.int32)],
+        255,
+        shift=4)
+    cover = cv2.resize(
+        canvas,
+        (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     return _Shape(label, x, y, radius, angle, cover, cover >= 0.5)
 
 
-def _rotated(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the grid of columns x (W,) and rows y (H,) along two axes turned by an angle: (H, W) each."""
+def _rotated(x: np.ndarray, y: np.ndarray,
+             angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of the grid of columns x (W,) and rows y (H,) along two axes
+    turned by an angle: (H, W) each."""
     x, y = x.astype(np.float32)[None, :], y.astype(np.float32)[:, None]
-    return x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    return x * math.cos(angle) + y * math.sin(angle), y * math.cos(
+        angle) - x * math.sin(angle)
 
 
-def _background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _background(rng: np.random.Generator,
+                size: int) -> tuple[np.ndarray, np.ndarray]:
     """Muted background (S, S, 3) float32 and its base colour (3,)."""
-    base = _colour(rng.uniform(), rng.uniform(0.1, 0.45), rng.uniform(0.35, 0.8))
+    base = _colour(rng.uniform(), rng.uniform(0.1, 0.45),
+                   rng.uniform(0.35, 0.8))
     clouds = rng.normal(0, 0.03, (5, 5, 3)) + rng.normal(0, 0.06, (5, 5, 1))
-    clouds = cv2.resize(clouds.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-    image = base + clouds + rng.uniform(0.02, 0.06) * _grain(rng, size)[..., None]
+    clouds = cv2.resize(
+        clouds.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    image = base + clouds + rng.uniform(0.02, 0.06) * _grain(rng, size)[...,
+                                                                        None]
     return np.clip(image, 0.08, 0.95), base
 
 
@@ -146,58 +185,88 @@ def _grain(rng: np.random.Generator, size: int) -> np.ndarray:
     kind = rng.integers(4)
     if kind < 2:
         noise = rng.normal(0, 1, (size, size)).astype(np.float32)
-        noise = cv2.GaussianBlur(noise, (0, 0), sigmaX=(1.2, rng.uniform(4, 12))[kind], sigmaY=(1.2, 0.7)[kind])
+        noise = cv2.GaussianBlur(
+            noise, (0, 0),
+            sigmaX=(1.2, rng.uniform(4, 12))[kind],
+            sigmaY=(1.2, 0.7)[kind])
         return noise / noise.std()
     frequency = 2 * math.pi / (rng.uniform(0.05, 0.13) * size)
-    u, v = _rotated(np.arange(size) * frequency, np.arange(size) * frequency, rng.uniform(0, math.pi))
-    return np.sin(u + 1.5 * np.sin(v / 4)) if kind == 2 else np.sin(u) * np.sin(v)
+    u, v = _rotated(
+        np.arange(size) * frequency,
+        np.arange(size) * frequency, rng.uniform(0, math.pi))
+    return np.sin(u +
+                  1.5 * np.sin(v / 4)) if kind == 2 else np.sin(u) * np.sin(v)
 
 
 def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
-    return np.array(colorsys.hsv_to_rgb(hue, saturation, value)[::-1], np.float32)
+    return np.array(
+        colorsys.hsv_to_rgb(hue, saturation, value)[::-1], np.float32)
 
 
-def _contrasting_colour(rng: np.random.Generator, taken: list[np.ndarray], tries: int = 8) -> np.ndarray:
-    """Of a few random colours the one farthest, in CIE Lab, from those taken."""
+def _contrasting_colour(rng: np.random.Generator,
+                        taken: list[np.ndarray],
+                        tries: int = 8) -> np.ndarray:
+    """Of a few random colours the one farthest, in CIE Lab, from those taken.
+    """
     hues = rng.choice(_HUES, tries) + rng.uniform(-0.02, 0.02, tries)
     tried = [_colour(hue, *rng.uniform((0.5, 0.5), 1)) for hue in hues]
     lab = cv2.cvtColor(np.stack(tried + taken)[None], cv2.COLOR_BGR2Lab)[0]
-    distance = np.linalg.norm(lab[:tries, None] - lab[None, tries:], axis=-1).min(axis=1)
+    distance = np.linalg.norm(
+        lab[:tries, None] - lab[None, tries:], axis=-1).min(axis=1)
     return tried[int(distance.argmax())]
 
 
-def _paint(image: np.ndarray, shape: _Shape, colour: np.ndarray, light: tuple[float, float],
-           rng: np.random.Generator) -> None:
-    """Cast the shape's shadow on the picture and blend the textured, shaded shape over it, in place."""
+def _paint(image: np.ndarray, shape: _Shape, colour: np.ndarray,
+           light: tuple[float, float], rng: np.random.Generator) -> None:
+    """Cast the shape's shadow on the picture and blend the textured, shaded
+    shape over it, in place."""
     size, radius = len(image), shape.radius
-    x0, y0 = (max(0, int(centre - 1.6 * radius - 0.05 * size)) for centre in (shape.x, shape.y))
-    x1, y1 = (min(size, int(centre + 1.6 * radius + 0.05 * size)) for centre in (shape.x, shape.y))
+    x0, y0 = (
+        max(0, int(centre - 1.6 * radius - 0.05 * size))
+        for centre in (shape.x, shape.y))
+    x1, y1 = (
+        min(size, int(centre + 1.6 * radius + 0.05 * size))
+        for centre in (shape.x, shape.y))
     cover, image = shape.cover[y0:y1, x0:x1], image[y0:y1, x0:x1]
     soft = cv2.GaussianBlur(cover, (0, 0), 0.012 * size)
     down, right = np.gradient(soft)
-    x, y = (np.arange(x0, x1) + 0.5 - shape.x) / radius, (np.arange(y0, y1) + 0.5 - shape.y) / radius
+    x, y = (np.arange(x0, x1) + 0.5 -
+            shape.x) / radius, (np.arange(y0, y1) + 0.5 - shape.y) / radius
     towards_light, _ = _rotated(x, y, math.atan2(light[1], light[0]))
-    tone = 1 + 0.16 * towards_light - 0.018 * size * (light[0] * right + light[1] * down)
+    tone = 1 + 0.16 * towards_light - 0.018 * size * (
+        light[0] * right + light[1] * down)
     tone += _texture(rng, *_rotated(x, y, shape.angle))
-    shift = np.float32([[1, 0, -0.12 * radius * light[0]], [0, 1, -0.12 * radius * light[1]]])
-    image *= 1 - 0.45 * cv2.warpAffine(soft, shift, soft.shape[::-1])[..., None]
-    image += cover[..., None] * (np.clip(colour * tone[..., None], 0, 1) - image)
+    shift = np.float32([[1, 0, -0.12 * radius * light[0]],
+                        [0, 1, -0.12 * radius * light[1]]])
+    image *= 1 - 0.45 * cv2.warpAffine(soft, shift, soft.shape[::-1])[...,
+                                                                      None]
+    image += cover[..., None] * (
+        np.clip(colour * tone[..., None], 0, 1) - image)
 
 
-def _texture(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Plain, stripes, checks or dots, to be added to the tone; u and v (H, W) are in radii, in the shape's frame."""
-    frequency, amplitude = math.pi / rng.uniform(0.25, 0.5), rng.uniform(0.08, 0.2)
+def _texture(rng: np.random.Generator, u: np.ndarray,
+             v: np.ndarray) -> np.ndarray:
+    """Plain, stripes, checks or dots, to be added to the tone; u and v (H, W)
+    are in radii, in the shape's frame."""
+    frequency, amplitude = math.pi / rng.uniform(0.25, 0.5), rng.uniform(
+        0.08, 0.2)
     u, v = u * frequency, v * frequency
-    patterns = (np.zeros_like(u), np.sin(u), np.sin(u) * np.sin(v), np.cos(u) + np.cos(v) - 0.9)
+    patterns = (np.zeros_like(u), np.sin(u), np.sin(u) * np.sin(v),
+                np.cos(u) + np.cos(v) - 0.9)
     return amplitude * np.tanh(4 * patterns[rng.integers(4)])
 
 
-def make_shapes(root: str | Path, num_train: int = 400, num_val: int = 100, image_size: int = 160,
+def make_shapes(root: str | Path,
+                num_train: int = 400,
+                num_val: int = 100,
+                image_size: int = 160,
                 seed: int = 0) -> Path:
     """Write the data set in COCO layout, or reuse it if it is there already.
 
-    ``root`` gets ``annotations/instances_{train,val}.json``, ``train/*.jpg`` and ``val/*.jpg``; it appears complete or
-    not at all. Picture i of a split depends on ``seed`` and ``image_size``, not on the counts.
+    ``root`` gets ``annotations/instances_{train,val}.json``, ``train/*.jpg``
+    and ``val/*.jpg``; it appears complete or
+    not at all. Picture i of a split depends on ``seed`` and ``image_size``,
+    not on the counts.
 
     Args:
         root: Folder to create.
@@ -211,13 +280,19 @@ def make_shapes(root: str | Path, num_train: int = 400, num_val: int = 100, imag
 
     Raises:
         ValueError: A number is not an integer or too small.
-        FileExistsError: ``root`` exists and was not made here with the same arguments.
+        FileExistsError: ``root`` exists and was not made here with the same
+        arguments.
     """
-    root, parameters = Path(root), dict(generator='biformer_mm shapes', version=_VERSION)
-    for name, value, least in (('num_train', num_train, 1), ('num_val', num_val, 1), ('image_size', image_size, 32),
-                               ('seed', seed, 0)):
+    root, parameters = Path(root), dict(
+        generator='biformer_mm shapes', version=_VERSION)
+    for name, value, least in (('num_train', num_train, 1), ('num_val',
+                                                             num_val, 1),
+                               ('image_size', image_size, 32), ('seed', seed,
+                                                                0)):
         if not isinstance(value, Integral) or value < least:
-            raise ValueError(f'{name} must be an integer of at least {least}, got {value!r}')
+            raise ValueError(
+                f'{name} must be an integer of at least {least}, got {value!r}'
+            )
         parameters[name] = int(value)
     if _reusable(root, parameters):
         return root
@@ -228,7 +303,8 @@ def make_shapes(root: str | Path, num_train: int = 400, num_val: int = 100, imag
         (part / _PARAMETERS).write_text(json.dumps(parameters, indent=2))
         part.rename(root)
     except OSError:
-        # Another process, such as a second rank, may have finished the same data set meanwhile.
+        # Another process, such as a second rank, may have finished the same
+        # data set meanwhile.
         if not _reusable(root, parameters):
             raise
     finally:
@@ -244,8 +320,10 @@ def _reusable(root: Path, parameters: dict) -> bool:
     except (OSError, ValueError):
         found = 'something else'
     if found != parameters:
-        raise FileExistsError(f'root must be free or hold this very data set: {root} holds {found}, wanted '
-                              f'{parameters}; nothing was changed, move it away or choose another root')
+        raise FileExistsError(
+            f'root must be free or hold this very data set: {root} holds '
+            f'{found}, wanted {parameters}; nothing was changed, move it away '
+            'or choose another root')
     return True
 
 
@@ -256,28 +334,50 @@ def _write_split(root: Path, split: str, parameters: dict) -> None:
     for index in range(parameters[f'num_{split}']):
         scene = make_scene(scene_rng(parameters['seed'], split, index), size)
         name = f'{index:06d}.jpg'
-        jpeg = cv2.imencode('.jpg', scene.image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+        jpeg = cv2.imencode('.jpg', scene.image,
+                            [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
         (root / split / name).write_bytes(jpeg.tobytes())
         images.append(dict(id=index, file_name=name, width=size, height=size))
         for label, mask in scene.instances:
-            annotations.append(dict(
-                id=len(annotations) + 1, image_id=index, category_id=label + 1, iscrowd=0, area=int(mask.sum()),
-                bbox=list(cv2.boundingRect(mask.astype(np.uint8))), segmentation=_polygons(mask)))
-    categories = [dict(id=i, name=name, supercategory='shape') for i, name in enumerate(SHAPES_CLASSES, 1)]
-    coco = dict(info=parameters, licenses=[], images=images, annotations=annotations, categories=categories)
-    (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(coco))
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=index,
+                    category_id=label + 1,
+                    iscrowd=0,
+                    area=int(mask.sum()),
+                    bbox=list(cv2.boundingRect(mask.astype(np.uint8))),
+                    segmentation=_polygons(mask)))
+    categories = [
+        dict(id=i, name=name, supercategory='shape')
+        for i, name in enumerate(SHAPES_CLASSES, 1)
+    ]
+    coco = dict(
+        info=parameters,
+        licenses=[],
+        images=images,
+        annotations=annotations,
+        categories=categories)
+    (root / 'annotations' / f'instances_{split}.json').write_text(
+        json.dumps(coco))
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:
     """COCO polygons of a mask that may be in pieces or have holes.
 
-    They run a quarter of a pixel inside the mask's edge, so that rasterising them gives back the same pixels.
+    They run a quarter of a pixel inside the mask's edge, so that rasterising
+    them gives back the same pixels.
     """
     fine = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
-    contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    holes = [contour for contour, (*_, parent) in zip(contours, hierarchy[0]) if parent >= 0]
+    contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP,
+                                           cv2.CHAIN_APPROX_SIMPLE)
+    holes = [
+        contour for contour, (*_, parent) in zip(contours, hierarchy[0])
+        if parent >= 0
+    ]
     if not holes:
-        return [((contour.reshape(-1) + 0.5) / 2).tolist() for contour in contours]
+        return [((contour.reshape(-1) + 0.5) / 2).tolist()
+                for contour in contours]
     # COCO polygons cannot say holes: cut the mask through one of them.
     left = np.arange(mask.shape[1]) <= int(holes[0][:, 0, 0].mean()) // 2
     return _polygons(mask & left) + _polygons(mask & ~left)

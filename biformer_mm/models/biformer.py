@@ -59,9 +59,9 @@ class BiFormer(BaseModule):
 
     Args:
         arch: 'tiny', 'small', 'base' or 'stl' (the Swin-T layout), or a dict
-            with exactly the keys of :attr:`arch_zoo`'s entries: ``embed_dims``,
-            ``depths`` and ``topks`` (one per stage; a ``topks`` entry None is
-            full attention), ``mlp_ratio``, ``head_dim``, ``stem`` ('conv' or
+            with exactly the keys of :attr:`arch_zoo`'s entries:
+            ``embed_dims``, ``depths`` and ``topks`` (one per stage; a
+            ``topks`` entry None is full attention), ``mlp_ratio``, ``head_dim``, ``stem`` ('conv' or
             'patch', which also names the downsampling) and ``pos_conv``.
         num_regions: Regions per side S, one for all stages or one per stage.
             The paper uses 7 for classification, 8 for segmentation and 16 for
@@ -78,8 +78,8 @@ class BiFormer(BaseModule):
             'BN'; type 'BN' or 'SyncBN'.
         norm_eval: Keep batch norms on their running statistics in training.
         frozen_stages: Freeze the stem (0), or the stem and the first n stages
-            with their downsampling (n). -1 freezes nothing. ``out_norm`` layers
-            are not frozen, as pretrained weights do not have them.
+            with their downsampling (n). -1 freezes nothing. The output norms
+            are never frozen, as ImageNet weights do not have them.
         with_cp: Recompute the blocks' activations in the backward pass to save
             memory.
         attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.

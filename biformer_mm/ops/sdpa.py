@@ -45,7 +45,7 @@ def region_attention(query: Tensor, key: Tensor, value: Tensor,
     else:
         keys = mask[region_index].flatten(2).flatten(0, 1)  # (N*R, k*T)
         keyless = ~keys.any(dim=-1)[:, None, None, None]
-        # A row without a key would be nan: it attends anywhere, then is zeroed.
+        # A row without a key would be nan: let it attend, then zero it.
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=keys[:, None, None] | keyless, scale=scale)
         queries = mask.repeat(len(region_index), 1)[:, None, :, None]

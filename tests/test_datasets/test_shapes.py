@@ -7,7 +7,8 @@ from mmdet.datasets import CocoDataset
 from mmdet.utils import register_all_modules
 from pycocotools.coco import COCO
 
-from biformer_mm.datasets import SHAPES_CLASSES, SHAPES_PALETTE, make_scene, make_shapes, scene_rng, shapes
+from biformer_mm.datasets import (SHAPES_CLASSES, SHAPES_PALETTE, make_scene,
+                                  make_shapes, scene_rng, shapes)
 
 SIZE = 96
 COUNTS = dict(num_train=40, num_val=10)
@@ -15,48 +16,63 @@ COUNTS = dict(num_train=40, num_val=10)
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
-    return make_shapes(tmp_path_factory.mktemp('data') / 'shapes', image_size=SIZE, **COUNTS)
+    return make_shapes(
+        tmp_path_factory.mktemp('data') / 'shapes', image_size=SIZE, **COUNTS)
 
 
 @pytest.fixture(scope='module', params=['train', 'val'])
 def coco(root, request):
-    return COCO(str(root / 'annotations' / f'instances_{request.param}.json')), request.param
+    return COCO(str(root / 'annotations' /
+                    f'instances_{request.param}.json')), request.param
 
 
 def files(root):
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob('*') if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob('*') if path.is_file()
+    }
 
 
 def scenes(count, image_size=SIZE, split='train'):
-    return [make_scene(scene_rng(0, split, i), image_size) for i in range(count)]
+    return [
+        make_scene(scene_rng(0, split, i), image_size) for i in range(count)
+    ]
 
 
 def test_layout(root, coco):
     api, split = coco
     assert len(api.imgs) == COUNTS[f'num_{split}']
-    assert {image['file_name'] for image in api.imgs.values()} == {path.name for path in (root / split).iterdir()}
-    assert [(c['id'], c['name'], c['supercategory']) for c in api.cats.values()] == [
-        (i, name, 'shape') for i, name in enumerate(SHAPES_CLASSES, 1)
-    ]
+    assert {image['file_name']
+            for image in api.imgs.values()
+            } == {path.name
+                  for path in (root / split).iterdir()}
+    assert [
+        (c['id'], c['name'], c['supercategory']) for c in api.cats.values()
+    ] == [(i, name, 'shape') for i, name in enumerate(SHAPES_CLASSES, 1)]
     for image in api.imgs.values():
-        assert cv2.imread(str(root / split / image['file_name'])).shape == (SIZE, SIZE, 3)
+        assert cv2.imread(str(root / split /
+                              image['file_name'])).shape == (SIZE, SIZE, 3)
         assert (image['height'], image['width']) == (SIZE, SIZE)
         assert 2 <= len(api.imgToAnns[image['id']]) <= 6
 
 
 def test_annotations_are_the_visible_masks(coco):
-    """Polygons rasterise to the scene's masks; box and area are those of the mask; masks do not overlap."""
+    """Polygons rasterise to the scene's masks; box and area are those of the
+    mask; masks do not overlap."""
     api, split = coco
     for index in api.imgs:
         instances = make_scene(scene_rng(0, split, index), SIZE).instances
         found = api.imgToAnns[index]
-        assert [ann['category_id'] for ann in found] == [label + 1 for label, _ in instances]
+        assert [ann['category_id']
+                for ann in found] == [label + 1 for label, _ in instances]
         masks = np.stack([api.annToMask(ann) for ann in found]).astype(bool)
         assert masks.sum(axis=0).max() == 1
         for ann, mask, (_, expected) in zip(found, masks, instances):
             np.testing.assert_array_equal(mask, expected)
             rows, columns = np.nonzero(mask)
-            low, high = np.array([columns.min(), rows.min()]), np.array([columns.max(), rows.max()]) + 1
+            low, high = np.array([
+                columns.min(), rows.min()
+            ]), np.array([columns.max(), rows.max()]) + 1
             assert ann['bbox'] == [*low, *(high - low)]
             points = np.concatenate(ann['segmentation']).reshape(-1, 2)
             np.testing.assert_array_equal(points.min(axis=0), low + 0.25)
@@ -69,32 +85,41 @@ def test_polygons_of_holes_and_pieces():
     mask = np.zeros((40, 40), bool)
     mask[2:30, 0:30] = True
     mask[5:9, 4:9] = mask[12, 12] = mask[20:28, 20:29] = False  # holes
-    mask[23:25, 23:25] = mask[35:, 38:] = True  # an island in a hole, a piece in the corner
+    mask[23:25, 23:25] = mask[
+        35:, 38:] = True  # an island in a hole, a piece in the corner
     polygons = shapes._polygons(mask)
     assert all(len(polygon) >= 6 for polygon in polygons)
-    decoded = mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(polygons, 40, 40)))
+    decoded = mask_utils.decode(
+        mask_utils.merge(mask_utils.frPyObjects(polygons, 40, 40)))
     np.testing.assert_array_equal(decoded, mask)
 
 
 @pytest.mark.parametrize('image_size', [32, 97])
 def test_shapes_stay_visible(image_size):
-    """Every shape that is drawn is annotated and at least MIN_VISIBLE of it can be seen, in few pieces."""
+    """Every shape that is drawn is annotated and at least MIN_VISIBLE of it
+    can be seen, in few pieces."""
     for index in range(60):
-        placed, visible = shapes._place_shapes(scene_rng(0, 'train', index), image_size)
+        placed, visible = shapes._place_shapes(
+            scene_rng(0, 'train', index), image_size)
         assert 2 <= len(placed) == len(visible) <= 6
         for shape, mask in zip(placed, visible):
             assert mask.sum() >= shapes.MIN_VISIBLE * shape.mask.sum() > 0
-            pieces = cv2.connectedComponentsWithStats(mask.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
+            pieces = cv2.connectedComponentsWithStats(mask.astype(
+                np.uint8))[2][1:, cv2.CC_STAT_AREA]
             assert pieces.min() >= shapes.MIN_PIECE * shape.mask.sum()
-        np.testing.assert_array_equal(np.any(visible, axis=0), np.any([shape.mask for shape in placed], axis=0))
+        np.testing.assert_array_equal(
+            np.any(visible, axis=0),
+            np.any([shape.mask for shape in placed], axis=0))
 
 
 def test_shapes_overlap_and_vary_in_size():
     sides, hidden = [], 0
     for index in range(100):
-        placed, visible = shapes._place_shapes(scene_rng(0, 'train', index), SIZE)
+        placed, visible = shapes._place_shapes(
+            scene_rng(0, 'train', index), SIZE)
         sides += [2 * shape.radius / SIZE for shape in placed]
-        hidden += sum(mask.sum() < shape.mask.sum() for shape, mask in zip(placed, visible))
+        hidden += sum(mask.sum() < shape.mask.sum()
+                      for shape, mask in zip(placed, visible))
     assert 1 / 8 < min(sides) < 0.17 and 0.43 < max(sides) <= 1 / 2
     assert 0.15 < hidden / len(sides) < 0.7
 
@@ -104,19 +129,25 @@ def test_classes_are_equally_frequent():
     for index in range(250):
         for shape in shapes._place_shapes(scene_rng(0, 'train', index), 64)[0]:
             counts[shape.label] += 1
-    assert counts.min() > 0.8 * counts.mean() and counts.max() < 1.2 * counts.mean()
+    assert counts.min() > 0.8 * counts.mean() and counts.max(
+    ) < 1.2 * counts.mean()
 
 
 def test_shapes_contrast_with_the_background():
-    """The colour on either side of nearly every visible edge to the background differs clearly (CIE Lab)."""
+    """The colour on either side of nearly every visible edge to the background
+    differs clearly (CIE Lab)."""
     kernel, contrasts = np.ones((7, 7), np.uint8), []
     for scene in scenes(30):
-        lab = cv2.cvtColor(scene.image.astype(np.float32) / 255, cv2.COLOR_BGR2Lab)
+        lab = cv2.cvtColor(
+            scene.image.astype(np.float32) / 255, cv2.COLOR_BGR2Lab)
         background = ~np.any([mask for _, mask in scene.instances], axis=0)
         for _, mask in scene.instances:
-            around = background & (cv2.dilate(mask.astype(np.uint8), kernel) > 0)
+            around = background & (
+                cv2.dilate(mask.astype(np.uint8), kernel) > 0)
             if around.sum() > 20:
-                contrasts.append(np.linalg.norm(lab[mask].mean(axis=0) - lab[around].mean(axis=0)))
+                contrasts.append(
+                    np.linalg.norm(lab[mask].mean(axis=0) -
+                                   lab[around].mean(axis=0)))
     assert np.quantile(contrasts, 0.05) > 20
 
 
@@ -126,39 +157,68 @@ def test_same_arguments_same_bytes(root, tmp_path):
 
 
 def test_pictures_do_not_depend_on_the_counts(root, tmp_path):
-    few = make_shapes(tmp_path / 'few', num_train=3, num_val=2, image_size=SIZE)
-    pictures = {name: data for name, data in files(few).items() if name.endswith('.jpg')}
+    few = make_shapes(
+        tmp_path / 'few', num_train=3, num_val=2, image_size=SIZE)
+    pictures = {
+        name: data
+        for name, data in files(few).items() if name.endswith('.jpg')
+    }
     assert len(pictures) == 5 and pictures.items() <= files(root).items()
 
 
 def test_seed_split_and_index_change_the_picture():
-    images = [make_scene(scene_rng(*key), 32).image.tobytes() for key in
-              [(0, 'train', 0), (0, 'train', 1), (0, 'val', 0), (0, 'val', 1), (1, 'train', 0), (1, 'val', 0)]]
+    images = [
+        make_scene(scene_rng(*key), 32).image.tobytes()
+        for key in [(0, 'train',
+                     0), (0, 'train',
+                          1), (0, 'val', 0), (0, 'val', 1), (1, 'train',
+                                                             0), (1, 'val', 0)]
+    ]
     assert len(set(images)) == len(images)
 
 
 def test_existing_data_set_is_reused(root, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in root.rglob('*')}
-    monkeypatch.setattr(shapes, 'make_scene', lambda *_: pytest.fail('a scene was drawn again'))
+    monkeypatch.setattr(shapes, 'make_scene',
+                        lambda *_: pytest.fail('a scene was drawn again'))
     assert make_shapes(root, image_size=SIZE, **COUNTS) == root
-    assert {path: path.stat().st_mtime_ns for path in root.rglob('*')} == before
+    assert {
+        path: path.stat().st_mtime_ns
+        for path in root.rglob('*')
+    } == before
 
 
-@pytest.mark.parametrize('change', [dict(seed=1), dict(num_val=11), dict(image_size=64)])
+@pytest.mark.parametrize(
+    'change',
+    [dict(seed=1), dict(num_val=11),
+     dict(image_size=64)])
 def test_other_parameters_are_refused(root, change):
     before = files(root)
-    with pytest.raises(FileExistsError, match='root must be free or hold this very data set: .*choose another root'):
+    with pytest.raises(
+            FileExistsError,
+            match=
+            'root must be free or hold this very data set: .*choose another '
+            'root'):
         make_shapes(root, **{**COUNTS, 'image_size': SIZE, **change})
     assert files(root) == before
 
 
-@pytest.mark.parametrize('content', [{}, {'notes.txt': 'mine'}, {'shapes.json': '{"seed": 0}'}, {'shapes.json': '{'}])
+@pytest.mark.parametrize('content', [{}, {
+    'notes.txt': 'mine'
+}, {
+    'shapes.json': '{"seed": 0}'
+}, {
+    'shapes.json': '{'
+}])
 def test_foreign_folder_is_refused(tmp_path, content):
     for name, text in content.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(FileExistsError, match='nothing was changed'):
         make_shapes(tmp_path, num_train=1, num_val=1, image_size=32)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == content
+    assert {
+        path.name: path.read_text()
+        for path in tmp_path.iterdir()
+    } == content
 
 
 @pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt, OSError])
@@ -168,7 +228,8 @@ def test_interruption_leaves_nothing(tmp_path, monkeypatch, error):
     def failing(rng, image_size):
         drawn.append(image_size)
         if len(drawn) == 3:
-            assert len(list(tmp_path.rglob('*.jpg'))) == 2  # so the writer was at work
+            assert len(list(
+                tmp_path.rglob('*.jpg'))) == 2  # so the writer was at work
             raise error('stop')
         return make_scene(rng, image_size)
 
@@ -180,7 +241,8 @@ def test_interruption_leaves_nothing(tmp_path, monkeypatch, error):
 
 @pytest.mark.parametrize('same', [True, False])
 def test_root_that_appears_meanwhile(tmp_path, monkeypatch, same):
-    """The data set another process finished first is used if it is the same, refused if not, and stays as it is."""
+    """The data set another process finished first is used if it is the same,
+    refused if not, and stays as it is."""
     arguments = dict(num_train=2, num_val=1, image_size=32)
     write_split = shapes._write_split
 
@@ -188,7 +250,8 @@ def test_root_that_appears_meanwhile(tmp_path, monkeypatch, same):
         write_split(part, split, parameters)
         if split == 'val':
             monkeypatch.setattr(shapes, '_write_split', write_split)
-            make_shapes(tmp_path / 'shapes', **arguments, seed=0 if same else 1)
+            make_shapes(
+                tmp_path / 'shapes', **arguments, seed=0 if same else 1)
 
     monkeypatch.setattr(shapes, '_write_split', overtaken)
     if same:
@@ -197,15 +260,20 @@ def test_root_that_appears_meanwhile(tmp_path, monkeypatch, same):
         with pytest.raises(FileExistsError, match='root must be free'):
             make_shapes(tmp_path / 'shapes', **arguments)
     assert [path.name for path in tmp_path.iterdir()] == ['shapes']
-    assert json.loads((tmp_path / 'shapes' / 'shapes.json').read_text())['seed'] == (0 if same else 1)
+    assert json.loads(
+        (tmp_path / 'shapes' /
+         'shapes.json').read_text())['seed'] == (0 if same else 1)
 
 
 @pytest.mark.parametrize('argument, message', [
     (dict(num_train=0), 'num_train must be an integer of at least 1, got 0'),
     (dict(num_val=-3), 'num_val must be an integer of at least 1, got -3'),
-    (dict(num_train=2.5), 'num_train must be an integer of at least 1, got 2.5'),
-    (dict(image_size=31), 'image_size must be an integer of at least 32, got 31'),
-    (dict(image_size='160'), "image_size must be an integer of at least 32, got '160'"),
+    (dict(num_train=2.5),
+     'num_train must be an integer of at least 1, got 2.5'),
+    (dict(image_size=31),
+     'image_size must be an integer of at least 32, got 31'),
+    (dict(image_size='160'),
+     "image_size must be an integer of at least 32, got '160'"),
     (dict(seed=-1), 'seed must be an integer of at least 0, got -1'),
 ])
 def test_wrong_arguments(tmp_path, argument, message):
@@ -217,15 +285,25 @@ def test_wrong_arguments(tmp_path, argument, message):
 def test_mmdet_reads_it(root):
     register_all_modules()
     data = CocoDataset(
-        data_root=str(root), ann_file='annotations/instances_train.json', data_prefix=dict(img='train/'),
-        metainfo=dict(classes=SHAPES_CLASSES, palette=SHAPES_PALETTE), pipeline=[
+        data_root=str(root),
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='train/'),
+        metainfo=dict(classes=SHAPES_CLASSES, palette=SHAPES_PALETTE),
+        pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
         ])
-    assert len(data) == COUNTS['num_train'] and len(SHAPES_PALETTE) == len(SHAPES_CLASSES)
+    assert len(data) == COUNTS['num_train'] and len(SHAPES_PALETTE) == len(
+        SHAPES_CLASSES)
     for index in (0, 7):
-        sample, scene = data[index], make_scene(scene_rng(0, 'train', index), SIZE)
-        assert sample['gt_bboxes_labels'].tolist() == [label for label, _ in scene.instances]
-        np.testing.assert_array_equal(sample['gt_masks'].to_ndarray(), [mask for _, mask in scene.instances])
-        error = np.abs(sample['img'][..., [0, 1, 2, 2, 1, 0]].astype(int) - np.tile(scene.image, 2)).mean(axis=(0, 1))
-        assert error[:3].max() < 8 < error[3:].max()  # JPEG keeps the content and the order of the channels
+        sample, scene = data[index], make_scene(
+            scene_rng(0, 'train', index), SIZE)
+        assert sample['gt_bboxes_labels'].tolist() == [
+            label for label, _ in scene.instances
+        ]
+        np.testing.assert_array_equal(sample['gt_masks'].to_ndarray(),
+                                      [mask for _, mask in scene.instances])
+        error = np.abs(sample['img'][..., [0, 1, 2, 2, 1, 0]].astype(int) -
+                       np.tile(scene.image, 2)).mean(axis=(0, 1))
+        assert error[:3].max() < 8 < error[3:].max(
+        )  # JPEG keeps the content and the order of the channels

@@ -85,7 +85,7 @@ def test_legacy_padding_is_zeros_before_the_projection(height, width):
     torch.manual_seed(0)
     layer = BiLevelRoutingAttention(8, 2, 4, 3).double()
     x = torch.randn(2, height, width, 8, dtype=torch.double)
-    padded = torch.zeros(2, -(-height // 4) * 4, -(-width // 4) * 4, 8).double()
+    padded = x.new_zeros(2, -(-height // 4) * 4, -(-width // 4) * 4, 8)
     padded[:, :height, :width] = x
     torch.testing.assert_close(layer(x), layer(padded)[:, :height, :width])
 

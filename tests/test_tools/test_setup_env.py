@@ -1,4 +1,5 @@
-"""The set-up: its checks, its steps against a recorded pip, its repairs, and the files around it (Makefile, .ci/run, setup.py)."""
+"""The set-up: its checks, its steps against a recorded pip, its repairs, and
+the files around it (Makefile, .ci/run, setup.py)."""
 import fcntl
 import importlib.util
 import os
@@ -19,11 +20,19 @@ import setuptools
 from packaging.requirements import Requirement
 
 REPO = Path(__file__).resolve().parents[2]
-FILES = ['Makefile', '.ci/run', 'setup.py', 'tools/misc/setup_env.py', 'biformer_mm/version.py']
+FILES = [
+    'Makefile', '.ci/run', 'setup.py', 'tools/misc/setup_env.py',
+    'biformer_mm/version.py'
+]
 # Whatever breaks, no test downloads anything.
-OFFLINE = {'PIP_CONFIG_FILE': os.devnull, 'PIP_NO_INDEX': '1', 'PIP_FIND_LINKS': ''}
+OFFLINE = {
+    'PIP_CONFIG_FILE': os.devnull,
+    'PIP_NO_INDEX': '1',
+    'PIP_FIND_LINKS': ''
+}
 FAKE_PYTHON = """#!/bin/sh
-[ "$1" = -I ] && echo 3.11.7 || echo "python $* PYTHONPATH=$PYTHONPATH PIP_FIND_LINKS=$PIP_FIND_LINKS"
+[ "$1" = -I ] && echo 3.11.7 && exit
+echo "python $* PYTHONPATH=$PYTHONPATH PIP_FIND_LINKS=$PIP_FIND_LINKS"
 """
 
 
@@ -40,11 +49,14 @@ def checkout(tmp_path):
 
 @pytest.fixture
 def setup_env(checkout, monkeypatch):
-    """The script as a module; whichever Python runs the tests is the right one for it."""
-    spec = importlib.util.spec_from_file_location('setup_env', checkout / 'tools' / 'misc' / 'setup_env.py')
+    """The script as a module; whichever Python runs the tests is the right one
+    for it."""
+    spec = importlib.util.spec_from_file_location(
+        'setup_env', checkout / 'tools' / 'misc' / 'setup_env.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, 'PYTHON_VERSION', '{}.{}'.format(*sys.version_info))
+    monkeypatch.setattr(module, 'PYTHON_VERSION',
+                        '{}.{}'.format(*sys.version_info))
     monkeypatch.setattr(module, 'find_compiler', lambda: '/usr/bin/c++')
     monkeypatch.setattr(module.signal, 'signal', lambda *_: None)
     return module
@@ -53,9 +65,11 @@ def setup_env(checkout, monkeypatch):
 def write_python(venv, script=FAKE_PYTHON):
     (venv / 'bin').mkdir(parents=True, exist_ok=True)
     (venv / 'pyvenv.cfg').touch()
-    (venv / 'lib' / 'python3.11' / 'site-packages').mkdir(parents=True, exist_ok=True)
+    (venv / 'lib' / 'python3.11' / 'site-packages').mkdir(
+        parents=True, exist_ok=True)
     python = venv / 'bin' / 'python'
-    python.write_text(script.replace('3.11', '{}.{}'.format(*sys.version_info)))
+    python.write_text(
+        script.replace('3.11', '{}.{}'.format(*sys.version_info)))
     python.chmod(0o755)
 
 
@@ -65,13 +79,15 @@ class FakePip:
     Args:
         wheel: whether pip finds a wheel of mmcv.
         ops: the exit statuses of using mmcv's ops, in turn.
-        interrupt: a word; the first command with it is interrupted, as by Ctrl-C.
+        interrupt: a word; the first command with it is interrupted, as by
+        Ctrl-C.
         error: pip's output when installing the lock, which then fails.
     """
 
-    def __init__(self, wheel=True, ops=(0,), interrupt=None, error=None):
+    def __init__(self, wheel=True, ops=(0, ), interrupt=None, error=None):
         self.commands, self.variables = [], []
-        self.wheel, self.ops, self.interrupt, self.error = wheel, list(ops), interrupt, error
+        self.wheel, self.ops, self.interrupt, self.error = wheel, list(
+            ops), interrupt, error
 
     def __call__(self, environment, command, **variables):
         command = ' '.join(map(str, command[1:]))
@@ -83,25 +99,34 @@ class FakePip:
         if command.startswith('-m venv'):
             write_python(environment.path)
         if '--dry-run' in command:
-            return (0, '') if self.wheel else (1, 'ERROR: No matching distribution found')
+            return (0, '') if self.wheel else (
+                1, 'ERROR: No matching distribution found')
         if command.startswith('-I -c'):
             status = self.ops.pop(0)
-            return status, '' if status == 0 else 'Traceback\nImportError: undefined symbol: c10'
+            error = 'Traceback\nImportError: undefined symbol: c10'
+            return status, '' if status == 0 else error
         if self.error and 'torch==' in command:
             return 1, self.error
         return 0, ''
 
     def installs(self):
         """The installing commands, shortened to what is installed and how."""
-        return [command.replace('-m pip install ', '') for command in self.commands
-                if command.startswith('-m pip install') and '--dry-run' not in command]
+        return [
+            command.replace('-m pip install ', '') for command in self.commands
+            if command.startswith('-m pip install')
+            and '--dry-run' not in command
+        ]
 
 
 @pytest.fixture
 def use_pip(setup_env, monkeypatch):
+
     def use(**answers):
         fake = FakePip(**answers)
-        monkeypatch.setattr(setup_env.Environment, 'run', lambda self, command, **variables: fake(self, command, **variables))
+        monkeypatch.setattr(
+            setup_env.Environment,
+            'run', lambda self, command, **variables: fake(
+                self, command, **variables))
         return fake
 
     return use
@@ -114,14 +139,17 @@ def venv(checkout):
 
 @pytest.fixture
 def failure(setup_env, use_pip, venv):
-    """Runs a set-up that a check has to refuse; returns its message. Nothing may be created or run."""
+    """Runs a set-up that a check has to refuse; returns its message. Nothing
+    may be created or run."""
+
     def run():
         pip = use_pip()
         before = sorted(venv.parent.rglob('*'))
         with pytest.raises(SystemExit) as caught:
             setup_env.main(['--venv', str(venv)])
         assert sorted(venv.parent.rglob('*')) == before and not pip.commands
-        assert caught.value.code.startswith('setup: ') and '\n' not in caught.value.code
+        assert caught.value.code.startswith(
+            'setup: ') and '\n' not in caught.value.code
         return caught.value.code
 
     return run
@@ -132,35 +160,56 @@ class TestChecks:
     def test_other_python(self, setup_env, failure, monkeypatch):
         monkeypatch.setattr(setup_env, 'PYTHON_VERSION', '2.9')
         message = failure()
-        assert 'need Python 2.9' in message and f'got Python {sys.version.split()[0]}' in message
+        assert 'need Python 2.9' in message
+        assert f'got Python {sys.version.split()[0]}' in message
         assert 'make PYTHON=python2.9 setup' in message
 
     @pytest.mark.parametrize('module', ['venv', 'ensurepip'])
     def test_module_missing(self, setup_env, failure, monkeypatch, module):
-        monkeypatch.setattr(setup_env.importlib.util, 'find_spec', lambda name: None if name == module else name)
-        assert re.search(f'needs the module {module}, .*apt install python.*-venv', failure())
+        monkeypatch.setattr(setup_env.importlib.util, 'find_spec',
+                            lambda name: None if name == module else name)
+        assert re.search(
+            f'needs the module {module}, .*apt install python.*-venv',
+            failure())
 
-    @pytest.mark.parametrize('variables, found', [({}, r'found none as c\+\+, g\+\+, clang\+\+:'),
-                                                  ({'CXX': 'no-such -O2'}, r'found none as no-such \(from \$CXX\):')])
+    @pytest.mark.parametrize('variables, found',
+                             [({}, r'found none as c\+\+, g\+\+, clang\+\+:'),
+                              ({
+                                  'CXX': 'no-such -O2'
+                              }, r'found none as no-such \(from \$CXX\):')])
     def test_no_compiler(self, checkout, venv, variables, found):
         """For real: the script in an environment whose PATH leads nowhere."""
         script = checkout / 'tools' / 'misc' / 'setup_env.py'
         version = '{}.{}'.format(*sys.version_info)
-        script.write_text(script.read_text().replace("PYTHON_VERSION = '3.11'", f"PYTHON_VERSION = '{version}'"))
+        script.write_text(script.read_text().replace(
+            "PYTHON_VERSION = '3.11'", f"PYTHON_VERSION = '{version}'"))
         variables = {**OFFLINE, 'PATH': str(checkout), **variables}
-        result = subprocess.run([sys.executable, str(script)], env=variables, capture_output=True, text=True)
+        result = subprocess.run([sys.executable, str(script)],
+                                env=variables,
+                                capture_output=True,
+                                text=True)
         assert result.returncode == 1 and result.stdout == ''
-        assert re.fullmatch(rf"setup: a C\+\+ compiler is needed .*, {found} .*apt install g\+\+.*\n", result.stderr)
+        assert re.fullmatch(
+            r'setup: a C\+\+ compiler is needed .*, '
+            rf'{found} .*apt install g\+\+.*\n',
+            result.stderr)
         assert not venv.exists() and not Path(f'{venv}.lock').exists()
 
     def test_disk_too_small(self, setup_env, failure, venv, monkeypatch):
         usage = namedtuple('usage', 'free')
         # one file system has to hold the sum; it would do for each alone
-        monkeypatch.setattr(setup_env.tempfile, 'gettempdir', lambda: str(venv.parent))
-        monkeypatch.setenv('PIP_CACHE_DIR', str(venv.parent / 'not' / 'there yet'))
-        monkeypatch.setattr(setup_env.shutil, 'disk_usage', lambda path: usage(11 * 2**30))
-        assert re.search(r'12 GiB of free disk space are needed .*, got 11.0 GiB: .*VENV=.*TMPDIR.*PIP_CACHE_DIR', failure())
-        monkeypatch.setattr(setup_env.shutil, 'disk_usage', lambda path: usage(13 * 2**30))
+        monkeypatch.setattr(setup_env.tempfile, 'gettempdir',
+                            lambda: str(venv.parent))
+        monkeypatch.setenv('PIP_CACHE_DIR',
+                           str(venv.parent / 'not' / 'there yet'))
+        monkeypatch.setattr(setup_env.shutil, 'disk_usage',
+                            lambda path: usage(11 * 2**30))
+        assert re.search(
+            r'12 GiB of free disk space are needed .*, got 11.0 GiB: '
+            '.*VENV=.*TMPDIR.*PIP_CACHE_DIR',
+            failure())
+        monkeypatch.setattr(setup_env.shutil, 'disk_usage',
+                            lambda path: usage(13 * 2**30))
         setup_env.main(['--venv', str(venv)])
 
     def test_folder_of_something_else(self, failure, venv):
@@ -177,10 +226,13 @@ class TestChecks:
         assert '/dev/null' in failure()
 
     def test_no_headers(self, setup_env, use_pip, venv, monkeypatch):
-        """Said before the large download, and only if something has to be compiled."""
-        monkeypatch.setattr(setup_env.sysconfig, 'get_path', lambda name: '/no/such')
+        """Said before the large download, and only if something has to be
+        compiled."""
+        monkeypatch.setattr(setup_env.sysconfig, 'get_path',
+                            lambda name: '/no/such')
         pip = use_pip(wheel=False)
-        with pytest.raises(SystemExit, match='found no /no/such/Python.h: .*-dev'):
+        with pytest.raises(
+                SystemExit, match='found no /no/such/Python.h: .*-dev'):
             setup_env.main(['--venv', str(venv)])
         assert not pip.installs()
         use_pip(wheel=True)
@@ -193,31 +245,46 @@ class TestSteps:
         pip = use_pip()
         setup_env.main(['--venv', str(venv)])
         lock, headless, mmcv, package = pip.installs()
-        assert 'torch==' in lock and 'onedl-mmdetection==' in lock and 'onedl-mmcv' not in lock
-        assert headless.startswith('--no-deps opencv-python-headless==') and 'headless' not in lock
+        assert 'torch==' in lock and 'onedl-mmdetection==' in lock
+        assert 'onedl-mmcv' not in lock
+        assert headless.startswith(
+            '--no-deps opencv-python-headless==') and 'headless' not in lock
         assert 'onedl-mmcv==' in mmcv and '--no-build-isolation' in mmcv
-        assert package.endswith(f'--editable {venv.parent}') and '--no-build-isolation' in package
+        assert package.endswith(
+            f'--editable {venv.parent}') and '--no-build-isolation' in package
         assert all('--no-deps' in command for command in pip.installs())
-        assert pip.commands[-2:] == ['-m pip check', f'-I -c {setup_env.USE_OPS}']
+        assert pip.commands[-2:] == [
+            '-m pip check', f'-I -c {setup_env.USE_OPS}'
+        ]
         variables = next(v for v in pip.variables if v)
-        assert variables['MMCV_WITH_OPS'] == '1' and variables['CXX'] == '/usr/bin/c++'
+        assert variables['MMCV_WITH_OPS'] == '1' and variables[
+            'CXX'] == '/usr/bin/c++'
         assert int(variables['MAX_JOBS']) == len(os.sched_getaffinity(0))
 
     def test_every_pin_is_installed_once(self, setup_env, use_pip, venv):
         pip = use_pip()
         setup_env.main(['--venv', str(venv)])
-        pins = (venv.parent / 'requirements' / 'lock.txt').read_text().splitlines()[1:]
-        assert sorted(word for command in pip.installs() for word in command.split() if '==' in word) == sorted(pins)
+        pins = (venv.parent / 'requirements' /
+                'lock.txt').read_text().splitlines()[1:]
+        assert sorted(word for command in pip.installs()
+                      for word in command.split()
+                      if '==' in word) == sorted(pins)
 
     @pytest.mark.parametrize('wheel', [True, False])
-    def test_source_build_is_announced(self, setup_env, use_pip, venv, capsys, wheel):
+    def test_source_build_is_announced(self, setup_env, use_pip, venv, capsys,
+                                       wheel):
         use_pip(wheel=wheel)
         setup_env.main(['--venv', str(venv)])
         before_download = capsys.readouterr().out.partition('[2/5]')[0]
-        assert ('compiled from source, about 15 minutes' in before_download) is not wheel
+        assert ('compiled from source, about 15 minutes'
+                in before_download) is not wheel
 
-    @pytest.mark.parametrize('toolkit, force, hidden', [(False, '0', True), (False, '1', False), (True, '0', False)])
-    def test_gpu_without_toolkit_is_hidden(self, setup_env, use_pip, venv, monkeypatch, toolkit, force, hidden):
+    @pytest.mark.parametrize('toolkit, force, hidden', [(False, '0', True),
+                                                        (False, '1', False),
+                                                        (True, '0', False)])
+    def test_gpu_without_toolkit_is_hidden(self, setup_env, use_pip, venv,
+                                           monkeypatch, toolkit, force,
+                                           hidden):
         monkeypatch.setenv('FORCE_CUDA', force)
         monkeypatch.setenv('CUDA_HOME', '/opt/cuda' if toolkit else '')
         monkeypatch.setattr(setup_env.shutil, 'which', lambda name: None)
@@ -228,8 +295,13 @@ class TestSteps:
         assert ('CUDA_VISIBLE_DEVICES' in pip.variables[0]) is hidden
 
     def test_pip_fails(self, setup_env, use_pip, venv):
-        use_pip(error='Collecting torch\nERROR: Could not fetch URL: connection refused\nWARNING: a new release of pip')
-        with pytest.raises(SystemExit, match='pip failed .*Could not fetch URL: connection refused .*calling again continues'):
+        use_pip(
+            error='Collecting torch\nERROR: Could not fetch URL: connection '
+            'refused\nWARNING: a new release of pip')
+        with pytest.raises(
+                SystemExit,
+                match='pip failed .*Could not fetch URL: connection refused '
+                '.*calling again continues'):
             setup_env.main(['--venv', str(venv)])
         assert not (venv / 'setup.stamp').exists()
 
@@ -244,17 +316,23 @@ class TestRepair:
         setup_env.main(['--venv', str(venv)])
         assert not pip.commands and capsys.readouterr().out == ''
 
-    @pytest.mark.parametrize('name', ['requirements/lock.txt', 'requirements/runtime.txt', 'setup.py', 'biformer_mm/version.py'])
-    def test_change_is_followed(self, setup_env, use_pip, checkout, venv, name):
+    @pytest.mark.parametrize('name', [
+        'requirements/lock.txt', 'requirements/runtime.txt', 'setup.py',
+        'biformer_mm/version.py'
+    ])
+    def test_change_is_followed(self, setup_env, use_pip, checkout, venv,
+                                name):
         use_pip()
         setup_env.main(['--venv', str(venv)])
         with open(checkout / name, 'a') as file:
             file.write('\n# changed\n')
         pip = use_pip()
         setup_env.main(['--venv', str(venv)])
-        assert len(pip.installs()) == 4 and not any(command.startswith('-m venv') for command in pip.commands)
+        assert len(pip.installs()) == 4 and not any(
+            command.startswith('-m venv') for command in pip.commands)
 
-    def test_moved_checkout_is_followed(self, setup_env, use_pip, checkout, venv, monkeypatch):
+    def test_moved_checkout_is_followed(self, setup_env, use_pip, checkout,
+                                        venv, monkeypatch):
         """The editable install points to the old place."""
         use_pip()
         setup_env.main(['--venv', str(venv)])
@@ -264,10 +342,14 @@ class TestRepair:
         setup_env.main(['--venv', str(moved / '.venv')])
         assert pip.installs()[-1].endswith(f'--editable {moved}')
 
-    @pytest.mark.parametrize('step', ['-m venv', '--dry-run', 'torch==', 'onedl-mmcv==', '--editable', 'pip check', '-I -c'])
+    @pytest.mark.parametrize('step', [
+        '-m venv', '--dry-run', 'torch==', 'onedl-mmcv==', '--editable',
+        'pip check', '-I -c'
+    ])
     def test_interrupted(self, setup_env, use_pip, venv, step):
         use_pip(interrupt=step)
-        with pytest.raises(SystemExit, match='interrupted; calling again continues'):
+        with pytest.raises(
+                SystemExit, match='interrupted; calling again continues'):
             setup_env.main(['--venv', str(venv)])
         assert not (venv / 'setup.stamp').exists()
         pip = use_pip()
@@ -275,7 +357,8 @@ class TestRepair:
         assert pip.commands[0].startswith('-m venv') is (step == '-m venv')
         assert len(pip.installs()) == 4 and (venv / 'setup.stamp').exists()
 
-    def test_interrupted_update_is_not_complete_under_the_old_lock(self, setup_env, use_pip, checkout, venv):
+    def test_interrupted_update_is_not_complete_under_the_old_lock(
+            self, setup_env, use_pip, checkout, venv):
         use_pip()
         setup_env.main(['--venv', str(venv)])
         lock = checkout / 'requirements' / 'lock.txt'
@@ -289,8 +372,12 @@ class TestRepair:
         setup_env.main(['--venv', str(venv)])
         assert len(pip.installs()) == 4
 
-    @pytest.mark.parametrize('script', [None, '#!/no/such/interpreter', "#!/bin/sh\necho No module named pip >&2\nexit 1"])
-    def test_broken_environment_is_replaced(self, setup_env, use_pip, venv, script):
+    @pytest.mark.parametrize('script', [
+        None, '#!/no/such/interpreter',
+        "#!/bin/sh\necho No module named pip >&2\nexit 1"
+    ])
+    def test_broken_environment_is_replaced(self, setup_env, use_pip, venv,
+                                            script):
         use_pip()
         setup_env.main(['--venv', str(venv)])
         python = venv / 'bin' / 'python'
@@ -298,13 +385,15 @@ class TestRepair:
         (venv / 'left over').touch()
         pip = use_pip()
         setup_env.main(['--venv', str(venv)])
-        assert pip.commands[0] == f'-m venv {venv}' and len(pip.installs()) == 4
+        assert pip.commands[0] == f'-m venv {venv}' and len(
+            pip.installs()) == 4
         assert not (venv / 'left over').exists()
 
     def test_unfinished_packages_are_forgotten(self, setup_env, use_pip, venv):
         write_python(venv)
         site = next(venv.glob('lib/*/site-packages'))
-        for name in ('whole-1.dist-info', 'half-1.dist-info', '~et_aside-1.dist-info'):
+        for name in ('whole-1.dist-info', 'half-1.dist-info',
+                     '~et_aside-1.dist-info'):
             (site / name).mkdir()
             (site / name / 'METADATA').touch()
         (site / 'whole-1.dist-info' / 'INSTALLER').touch()
@@ -312,26 +401,37 @@ class TestRepair:
         setup_env.main(['--venv', str(venv)])
         assert [path.name for path in site.iterdir()] == ['whole-1.dist-info']
 
-    def test_damaged_ops_take_the_wheel_again(self, setup_env, use_pip, venv, capsys):
+    def test_damaged_ops_take_the_wheel_again(self, setup_env, use_pip, venv,
+                                              capsys):
         pip = use_pip(ops=(1, 0))
         setup_env.main(['--venv', str(venv)])
         assert len(pip.installs()) == 5
-        assert '--force-reinstall' in pip.installs()[-1] and '--no-binary' not in pip.installs()[-1]
+        assert '--force-reinstall' in pip.installs(
+        )[-1] and '--no-binary' not in pip.installs()[-1]
         assert 'ImportError: undefined symbol: c10' in capsys.readouterr().out
 
-    @pytest.mark.parametrize('wheel, ops', [(True, (1, 1, 0)), (False, (1, 0))])
-    def test_ops_for_another_torch_are_compiled_afresh(self, setup_env, use_pip, venv, capsys, wheel, ops):
+    @pytest.mark.parametrize('wheel, ops', [(True, (1, 1, 0)),
+                                            (False, (1, 0))])
+    def test_ops_for_another_torch_are_compiled_afresh(self, setup_env,
+                                                       use_pip, venv, capsys,
+                                                       wheel, ops):
         pip = use_pip(wheel=wheel, ops=ops)
         setup_env.main(['--venv', str(venv)])
         last = pip.installs()[-1].split()
-        assert {'--force-reinstall', '--no-cache-dir', '--no-deps', '--no-build-isolation'} < set(last)
+        assert {
+            '--force-reinstall', '--no-cache-dir', '--no-deps',
+            '--no-build-isolation'
+        } < set(last)
         assert last[last.index('--no-binary') + 1] == 'onedl-mmcv'
         assert 'compiled for another torch' in capsys.readouterr().out
         assert (venv / 'setup.stamp').exists()
 
     def test_ops_never_load(self, setup_env, use_pip, venv):
         use_pip(ops=(1, 1, 1))
-        with pytest.raises(SystemExit, match="mmcv's ops must load, .*ImportError: undefined symbol: c10"):
+        with pytest.raises(
+                SystemExit,
+                match=
+                "mmcv's ops must load, .*ImportError: undefined symbol: c10"):
             setup_env.main(['--venv', str(venv)])
         assert not (venv / 'setup.stamp').exists()
 
@@ -348,39 +448,59 @@ def environment(setup_env, venv):
 class TestCommands:
 
     def test_variables(self, environment, monkeypatch):
-        """The caller's Python settings stay outside, pip's index and wheels go through."""
-        for name in ('VIRTUAL_ENV', 'PYTHONPATH', 'PIP_TARGET', 'PIP_INDEX_URL', 'PIP_FIND_LINKS'):
+        """The caller's Python settings stay outside, pip's index and wheels go
+        through."""
+        for name in ('VIRTUAL_ENV', 'PYTHONPATH', 'PIP_TARGET',
+                     'PIP_INDEX_URL', 'PIP_FIND_LINKS'):
             monkeypatch.setenv(name, '/from caller')
         with environment.locked():
             status, output = environment.run(['env'], MMCV_WITH_OPS='1')
-        variables = dict(line.split('=', 1) for line in output.splitlines() if '=' in line)
+        variables = dict(
+            line.split('=', 1) for line in output.splitlines() if '=' in line)
         assert status == 0 and variables['MMCV_WITH_OPS'] == '1'
-        assert variables['PIP_INDEX_URL'] == variables['PIP_FIND_LINKS'] == '/from caller'
+        assert variables['PIP_INDEX_URL'] == variables[
+            'PIP_FIND_LINKS'] == '/from caller'
         assert not {'VIRTUAL_ENV', 'PYTHONPATH', 'PIP_TARGET'} & set(variables)
-        assert variables['PATH'].startswith(f"{environment.path / 'bin'}:")  # ninja is there
+        assert variables['PATH'].startswith(
+            f"{environment.path / 'bin'}:")  # ninja is there
 
     def test_progress(self, setup_env, environment, monkeypatch, capsys):
         monkeypatch.setattr(setup_env, 'REPORT_SECONDS', 0.2)
         with environment.locked():
-            environment.run(['sh', '-c', 'echo "  Building wheel for mmcv"; sleep 0.3; echo "  [37/120] c++ -c nms.cpp"; sleep 0.3'])
-        assert re.search(r'min: Building wheel for mmcv\n.*min: 37 of 120 files compiled\n', capsys.readouterr().out)
+            environment.run([
+                'sh', '-c',
+                'echo "  Building wheel for mmcv"; sleep 0.3; echo "  '
+                '[37/120] c++ -c nms.cpp"; sleep 0.3'
+            ])
+        assert re.search(
+            r'min: Building wheel for mmcv\n.*min: 37 of 120 files compiled\n',
+            capsys.readouterr().out)
         assert '[37/120] c++' in environment.log.read_text()
 
-    def test_interrupt_ends_the_command_and_its_children(self, setup_env, environment, monkeypatch):
+    def test_interrupt_ends_the_command_and_its_children(
+            self, setup_env, environment, monkeypatch):
+
         def interrupt(message):
             raise KeyboardInterrupt
 
         monkeypatch.setattr(setup_env, 'REPORT_SECONDS', 0.3)
         monkeypatch.setattr(setup_env, 'say', interrupt)
         with environment.locked(), pytest.raises(KeyboardInterrupt):
-            environment.run([sys.executable, '-c', 'import os, time; print(os.getpid()); time.sleep(60)'])
-        child = int(re.search(r'^\d+$', environment.log.read_text(), re.MULTILINE).group())
+            environment.run([
+                sys.executable, '-c',
+                'import os, time; print(os.getpid()); time.sleep(60)'
+            ])
+        child = int(
+            re.search(r'^\d+$', environment.log.read_text(),
+                      re.MULTILINE).group())
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)
 
     def test_one_at_a_time(self, setup_env, environment, monkeypatch):
         said = threading.Event()
-        monkeypatch.setattr(setup_env, 'say', lambda message: said.set() if 'waiting' in message else None)
+        monkeypatch.setattr(
+            setup_env, 'say', lambda message: said.set()
+            if 'waiting' in message else None)
         entered = threading.Event()
 
         def second():
@@ -405,45 +525,77 @@ class TestCommands:
 
 def write_wheel(folder, name, version, files):
     module = f"{name.replace('-', '_')}-{version}"
-    info = {'METADATA': f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n',
-            'WHEEL': 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n', 'RECORD': ''}
-    with zipfile.ZipFile(folder / f'{module}-py3-none-any.whl', 'w') as archive:
-        for path, text in {**files, **{f'{module}.dist-info/{path}': text for path, text in info.items()}}.items():
+    info = {
+        'METADATA':
+        f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n',
+        'WHEEL':
+        'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n',
+        'RECORD': ''
+    }
+    with zipfile.ZipFile(folder / f'{module}-py3-none-any.whl',
+                         'w') as archive:
+        for path, text in {
+                **files,
+                **{
+                    f'{module}.dist-info/{path}': text
+                    for path, text in info.items()
+                }
+        }.items():
             archive.writestr(path, text)
 
 
-@pytest.mark.skipif(int(setuptools.__version__.split('.')[0]) < 71, reason='before 71, setuptools builds only together with wheel')
-def test_with_real_pip(setup_env, checkout, venv, tmp_path, monkeypatch, capsys):
-    """venv and pip for real, with tiny packages from a folder; then a file of mmcv's ops is damaged."""
+@pytest.mark.skipif(
+    int(setuptools.__version__.split('.')[0]) < 71,
+    reason='before 71, setuptools builds only together with wheel')
+def test_with_real_pip(setup_env, checkout, venv, tmp_path, monkeypatch,
+                       capsys):
+    """venv and pip for real, with tiny packages from a folder; then a file of
+    mmcv's ops is damaged."""
     wheels = tmp_path / 'wheels'
     wheels.mkdir()
-    ops = 'class List(list):\n    tolist = list.copy\n\n\ndef nms(*_):\n    return None, List([0, 2])\n'
+    ops = ('class List(list):\n    tolist = list.copy\n\n\n'
+           'def nms(*_):\n    return None, List([0, 2])\n')
     write_wheel(wheels, 'torch', '1', {'torch.py': 'tensor = list\n'})
     write_wheel(wheels, 'onedl-mmcv', '1', {'mmcv/ops.py': ops})
     write_wheel(wheels, 'opencv-python-headless', '1', {})
-    # what builds an editable install: the setuptools of this environment, packed again
-    with zipfile.ZipFile(wheels / f'setuptools-{setuptools.__version__}-py3-none-any.whl', 'w') as archive:
+    # what builds an editable install: the setuptools of this environment,
+    # packed again
+    with zipfile.ZipFile(
+            wheels / f'setuptools-{setuptools.__version__}-py3-none-any.whl',
+            'w') as archive:
         for file in distribution('setuptools').files:
-            if file.suffix not in ('.pyc', '.exe') and file.name not in ('INSTALLER', 'REQUESTED'):
+            if file.suffix not in ('.pyc',
+                                   '.exe') and file.name not in ('INSTALLER',
+                                                                 'REQUESTED'):
                 archive.write(file.locate(), file)
-    pins = ['torch==1', 'onedl-mmcv==1', 'opencv-python-headless==1', f'setuptools=={setuptools.__version__}']
+    pins = [
+        'torch==1', 'onedl-mmcv==1', 'opencv-python-headless==1',
+        f'setuptools=={setuptools.__version__}'
+    ]
     (checkout / 'requirements' / 'lock.txt').write_text('\n'.join(pins))
     (checkout / 'biformer_mm' / '__init__.py').touch()
-    for name, value in {**OFFLINE, 'PIP_NO_COMPILE': '1', 'PIP_FIND_LINKS': wheels.as_uri()}.items():
+    for name, value in {
+            **OFFLINE, 'PIP_NO_COMPILE': '1',
+            'PIP_FIND_LINKS': wheels.as_uri()
+    }.items():
         monkeypatch.setenv(name, value)
 
     setup_env.main(['--venv', str(venv)])
     assert 'do not load' not in capsys.readouterr().out
     code = 'import biformer_mm.version as module; print(module.__file__)'
-    imported = subprocess.run([venv / 'bin' / 'python', '-I', '-c', code], capture_output=True, text=True).stdout
+    imported = subprocess.run([venv / 'bin' / 'python', '-I', '-c', code],
+                              capture_output=True,
+                              text=True).stdout
     assert imported.strip() == str(checkout / 'biformer_mm' / 'version.py')
 
-    next(venv.glob('lib/*/site-packages/mmcv/ops.py')).write_text('raise ImportError("damaged")')
+    next(venv.glob('lib/*/site-packages/mmcv/ops.py')).write_text(
+        'raise ImportError("damaged")')
     environment = setup_env.Environment(venv)
     with environment.locked():
         environment.verify_ops()
         assert environment.why_ops_fail() is None
-    assert 'ImportError: damaged): installing their wheel again' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert 'ImportError: damaged): installing their wheel again' in out
 
     assert environment.version() == sys.version
     shutil.rmtree(next(venv.glob('lib/*/site-packages/pip')))
@@ -451,7 +603,8 @@ def test_with_real_pip(setup_env, checkout, venv, tmp_path, monkeypatch, capsys)
 
 
 class TestAroundIt:
-    """Makefile, .ci/run and setup.py, with a fake Python in a complete environment."""
+    """Makefile, .ci/run and setup.py, with a fake Python in a complete
+    environment."""
 
     @pytest.fixture(autouse=True)
     def complete(self, environment):
@@ -461,22 +614,40 @@ class TestAroundIt:
     @staticmethod
     def call(checkout, *command, **variables):
         # not the variables of the make that may be running these tests
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith('MAKE')}
-        variables = {**inherited, **OFFLINE, 'PYTHON': sys.executable, **variables}
-        result = subprocess.run(command, cwd=checkout, env=variables, capture_output=True, text=True)
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith('MAKE')
+        }
+        variables = {
+            **inherited,
+            **OFFLINE, 'PYTHON': sys.executable,
+            **variables
+        }
+        result = subprocess.run(
+            command,
+            cwd=checkout,
+            env=variables,
+            capture_output=True,
+            text=True)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
     def test_make_setup_again_does_nothing(self, checkout, venv):
         assert self.call(checkout, 'make', 'setup') == ''
-        assert not (venv / 'setup.log').exists() and not Path(f'{venv}.lock').exists()
+        assert not (
+            venv / 'setup.log').exists() and not Path(f'{venv}.lock').exists()
 
-    @pytest.mark.parametrize('target, command', [('test', '-m pytest'), ('demo', 'tools/demo.py')])
+    @pytest.mark.parametrize('target, command', [('test', '-m pytest'),
+                                                 ('demo', 'tools/demo.py')])
     def test_make_uses_the_environment(self, checkout, target, command):
-        assert f'python {command} PYTHONPATH= PIP' in self.call(checkout, 'make', target, PYTHONPATH='/other')
+        assert f'python {command} PYTHONPATH= PIP' in self.call(
+            checkout, 'make', target, PYTHONPATH='/other')
 
     def test_make_alone_helps(self, checkout):
-        assert {'setup', 'test', 'demo', 'clean', 'distclean'} <= set(re.findall(r'^make (\w+)', self.call(checkout, 'make'), re.MULTILINE))
+        assert {'setup', 'test', 'demo', 'clean', 'distclean'} <= set(
+            re.findall(r'^make (\w+)', self.call(checkout, 'make'),
+                       re.MULTILINE))
 
     def test_make_clean_keeps_the_environment(self, checkout, venv):
         cache = checkout / 'tools' / '__pycache__'
@@ -488,22 +659,28 @@ class TestAroundIt:
 
     def test_ci_adds_the_wheels_beside_the_checkout(self, checkout):
         run = str(checkout / '.ci' / 'run')
-        assert 'PIP_FIND_LINKS=/mine\n' in self.call('/', run, PIP_FIND_LINKS='/mine')
+        assert 'PIP_FIND_LINKS=/mine\n' in self.call(
+            '/', run, PIP_FIND_LINKS='/mine')
         wheels = checkout.parent / 'shared' / 'wheels'
         wheels.mkdir(parents=True)
         # as a URL: pip splits the list at spaces, and this path has one
-        assert f'PIP_FIND_LINKS=/mine {wheels.as_uri()}\n' in self.call('/', run, PIP_FIND_LINKS='/mine')
-        assert f'PIP_FIND_LINKS={wheels.as_uri()}\n' in self.call('/', run, PIP_FIND_LINKS='')
+        assert f'PIP_FIND_LINKS=/mine {wheels.as_uri()}\n' in self.call(
+            '/', run, PIP_FIND_LINKS='/mine')
+        assert f'PIP_FIND_LINKS={wheels.as_uri()}\n' in self.call(
+            '/', run, PIP_FIND_LINKS='')
 
 
 @pytest.fixture
 def metadata(checkout, monkeypatch):
-    """Calls setup.py where torch cannot be imported; returns a function giving its arguments."""
+    """Calls setup.py where torch cannot be imported; returns a function giving
+    its arguments."""
+
     def read():
         arguments = {}
         monkeypatch.setitem(sys.modules, 'torch', None)
         monkeypatch.chdir(checkout)
-        monkeypatch.setattr(setuptools, 'setup', lambda **given: arguments.update(given))
+        monkeypatch.setattr(setuptools, 'setup',
+                            lambda **given: arguments.update(given))
         runpy.run_path(str(checkout / 'setup.py'))
         return arguments
 
@@ -517,7 +694,8 @@ class TestMetadata:
         assert metadata()['install_requires'] == []
 
     def test_version_is_read_from_the_package(self, metadata, checkout):
-        (checkout / 'biformer_mm' / 'version.py').write_text("__version__ = '9.8.7'\n")
+        (checkout / 'biformer_mm' /
+         'version.py').write_text("__version__ = '9.8.7'\n")
         assert metadata()['version'] == '9.8.7'
 
     def test_readme_is_used_if_there(self, metadata, checkout):
@@ -528,14 +706,25 @@ class TestMetadata:
     def test_extras_hold_the_tested_versions(self, metadata, setup_env):
         extras = metadata()['extras_require']
         assert set(extras) == {'det', 'seg', 'cls', 'tests', 'all'}
-        pins = {name: pin.partition('==')[2] for name, pin in setup_env.read_lock().items()}
-        for extra, framework in (('det', 'onedl-mmdetection'), ('seg', 'onedl-mmsegmentation'), ('cls', 'onedl-mmpretrain')):
-            assert {Requirement(line).name for line in extras[extra]} == {'onedl-mmcv', 'onedl-mmengine', framework}
+        pins = {
+            name: pin.partition('==')[2]
+            for name, pin in setup_env.read_lock().items()
+        }
+        for extra, framework in (('det', 'onedl-mmdetection'),
+                                 ('seg', 'onedl-mmsegmentation'),
+                                 ('cls', 'onedl-mmpretrain')):
+            assert {Requirement(line).name
+                    for line in extras[extra]
+                    } == {'onedl-mmcv', 'onedl-mmengine', framework}
         for requirement in map(Requirement, extras['all']):
-            assert requirement.specifier.contains(pins[requirement.name]), requirement
+            assert requirement.specifier.contains(
+                pins[requirement.name]), requirement
         assert set(extras['all']) == set().union(*extras.values())
 
     def test_lock_pins_everything(self, setup_env, metadata):
         pins = setup_env.read_lock().values()
         assert all(re.fullmatch(r'[\w.-]+==[\w.]+', pin) for pin in pins)
-        assert {Requirement(line).name for line in metadata()['install_requires']} <= set(setup_env.read_lock())
+        assert {
+            Requirement(line).name
+            for line in metadata()['install_requires']
+        } <= set(setup_env.read_lock())
