@@ -61,8 +61,9 @@ class BiFormer(BaseModule):
         arch: 'tiny', 'small', 'base' or 'stl' (the Swin-T layout), or a dict
             with exactly the keys of :attr:`arch_zoo`'s entries:
             ``embed_dims``, ``depths`` and ``topks`` (one per stage; a
-            ``topks`` entry None is full attention), ``mlp_ratio``, ``head_dim``, ``stem`` ('conv' or
-            'patch', which also names the downsampling) and ``pos_conv``.
+            ``topks`` entry None is full attention), ``mlp_ratio``,
+            ``head_dim``, ``stem`` ('conv' or 'patch', which also names the
+            downsampling) and ``pos_conv``.
         num_regions: Regions per side S, one for all stages or one per stage.
             The paper uses 7 for classification, 8 for segmentation and 16 for
             detection. Weights do not depend on it.
@@ -142,6 +143,9 @@ class BiFormer(BaseModule):
                  attn_backend: str = 'auto',
                  init_cfg: Optional[Dict] = None) -> None:
         super().__init__(init_cfg)
+        if not isinstance(init_cfg, (dict, type(None))):
+            raise ValueError(
+                f'init_cfg must be one dict or None; got {init_cfg}')
         arch = self._parse_arch(arch)
         if topks is not None:
             arch['topks'] = tuple(topks)
@@ -172,17 +176,22 @@ class BiFormer(BaseModule):
 
         drop_rates = iter(
             torch.linspace(0, drop_path_rate, sum(depths)).tolist())
-        self.stages = nn.ModuleList()
-        for i, depth in enumerate(depths):
-            self.stages.append(
-                nn.Sequential(*(BiFormerBlock(
-                    dims[i],
-                    self._make_attention(dims[i], arch['head_dim'],
-                                         num_regions[i], arch['topks'][i],
-                                         padding, attn_backend),
-                    mlp_ratio=arch['mlp_ratio'],
-                    pos_conv=arch['pos_conv'],
-                    drop_path_rate=next(drop_rates)) for _ in range(depth))))
+
+        def make_block(stage: int) -> BiFormerBlock:
+            channels, topk = dims[stage], arch['topks'][stage]
+            if topk is None:
+                attn = FullAttention(channels, attn_backend=attn_backend)
+            else:
+                attn = BiLevelRoutingAttention(channels,
+                                               channels // arch['head_dim'],
+                                               num_regions[stage], topk,
+                                               padding, attn_backend)
+            return BiFormerBlock(channels, attn, arch['mlp_ratio'],
+                                 arch['pos_conv'], next(drop_rates))
+
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(make_block(stage) for _ in range(depth)))
+            for stage, depth in enumerate(depths))
 
         self.out_norms = nn.ModuleDict()
         if out_norm == 'LN':
@@ -196,13 +205,18 @@ class BiFormer(BaseModule):
         self._freeze()
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; see MMEngine's ``BaseModule``."""
-        if isinstance(self.init_cfg, dict) and (
-                self.init_cfg.get('type') == 'Pretrained'):
-            load_pretrained(self, self.init_cfg['checkpoint'],
-                            self.init_cfg.get('prefix'))
-        else:
+        """Initialise as ``init_cfg`` says; see MMEngine's ``BaseModule``.
+
+        Raises:
+            ValueError: A pretrained checkpoint does not fit; see
+                :func:`biformer_mm.checkpoint.load_pretrained`.
+        """
+        if (self.init_cfg or {}).get('type') != 'Pretrained':
             super().init_weights()
+            return
+        load_pretrained(self, self.init_cfg['checkpoint'],
+                        self.init_cfg.get('prefix'))
+        self.is_init = True
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Compute the maps of the stages in ``out_indices``.
@@ -223,9 +237,10 @@ class BiFormer(BaseModule):
             raise ValueError(
                 f'the input must be (N, {self.in_channels}, H, W) with H and '
                 f'W at least 32; got {tuple(x.shape)}')
+        channels_last = not x.is_contiguous() and x.is_contiguous(
+            memory_format=torch.channels_last)
         memory_format = (
-            torch.contiguous_format
-            if x.is_contiguous() else torch.channels_last)
+            torch.channels_last if channels_last else torch.contiguous_format)
         outs = []
         x = self.stem(x)
         for i, stage in enumerate(self.stages):
@@ -273,11 +288,11 @@ class BiFormer(BaseModule):
 
     @classmethod
     def _parse_arch(cls, arch: Union[str, Dict]) -> Dict:
-        if isinstance(arch, str):
-            if arch not in cls.arch_zoo:
-                raise ValueError(f'arch must be one of {tuple(cls.arch_zoo)} '
-                                 f'or a dict; got {arch!r}')
+        if isinstance(arch, str) and arch in cls.arch_zoo:
             return dict(cls.arch_zoo[arch])
+        if not isinstance(arch, dict):
+            raise ValueError(f'arch must be one of {tuple(cls.arch_zoo)} or a '
+                             f'dict; got {arch!r}')
         keys = set(cls.arch_zoo['small'])
         missing, unknown = keys - set(arch), set(arch) - keys
         if missing or unknown:
@@ -327,16 +342,6 @@ class BiFormer(BaseModule):
                 "out_norm='BN' belongs to the last stage's map, so "
                 f'out_indices must end in {num_stages - 1}; '
                 f'got {tuple(out_indices)}')
-
-    @staticmethod
-    def _make_attention(channels: int, head_dim: int, num_regions: int,
-                        topk: Optional[int], padding: str,
-                        attn_backend: str) -> nn.Module:
-        if topk is None:
-            return FullAttention(channels, attn_backend=attn_backend)
-        return BiLevelRoutingAttention(channels, channels // head_dim,
-                                       num_regions, topk, padding,
-                                       attn_backend)
 
 
 def _init_linear(module: nn.Module) -> None:

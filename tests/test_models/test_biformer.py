@@ -256,6 +256,9 @@ def test_num_regions_and_topks_per_stage():
     (dict(drop_path_rate=1.), r'in \[0, 1\); got 1.0'),
     (dict(padding='same'), "got 'same'"),
     (dict(attn_backend='cuda'), "one of 'auto', .*; got 'cuda'"),
+    (dict(arch=['small']), r"or a dict; got \['small'\]"),
+    (dict(init_cfg=[dict(type='Pretrained', checkpoint='a.pth')]),
+     'init_cfg must be one dict or None'),
 ])
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
