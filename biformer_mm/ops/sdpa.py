@@ -7,6 +7,7 @@ routed region; other strides work but cost one more copy. One region alone
 Shapes: N batch, R = Sh*Sw regions, T = h*w tokens per region, k routed
 regions, C channels, m heads of d = C/m channels.
 """
+from functools import lru_cache
 from typing import Optional, Tuple
 
 import torch
@@ -18,6 +19,9 @@ from .region import valid_tokens
 
 def unsupported_reason(query: Tensor) -> Optional[str]:
     """Why this backend cannot serve such inputs; None where it can."""
+    if (query.device.type == 'cpu' and query.dtype == torch.float16
+            and not _half_runs_on_cpu()):
+        return f'PyTorch {torch.__version__} has no fp16 attention on the CPU'
     return None
 
 
@@ -51,6 +55,16 @@ def region_attention(query: Tensor, key: Tensor, value: Tensor,
         queries = mask.repeat(len(region_index), 1)[:, None, :, None]
         out = out.masked_fill(keyless | ~queries, 0)
     return out.transpose(1, 2).reshape(query.shape)
+
+
+@lru_cache(maxsize=None)
+def _half_runs_on_cpu() -> bool:
+    x = torch.zeros(1, 1, 1, 1, dtype=torch.float16)
+    try:
+        F.scaled_dot_product_attention(x, x, x)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _rows(region_index: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from biformer_mm.ops import merge, partition, region_attention
+from biformer_mm.ops import merge, partition, region_attention, sdpa
 from biformer_mm.ops.reference import region_attention_with_weights
 
 BACKENDS = ('reference', 'sdpa')
@@ -135,6 +135,10 @@ def test_takes_any_strides(backend, make):
 def test_dtypes(backend, dtype, rtol):
     qkv, index, options = make_inputs(SHAPES[0])
     qkv = [x.to(dtype) for x in qkv]
+    if backend == 'sdpa' and sdpa.unsupported_reason(qkv[0]):
+        with pytest.raises(RuntimeError, match='has no fp16 attention on'):
+            region_attention(*qkv, index, **options, backend=backend)
+        backend = 'auto'
     out = region_attention(*qkv, index, **options, backend=backend)
     expected = region_attention(
         *[x.double() for x in qkv], index, **options, backend='reference')
