@@ -1,6 +1,6 @@
 """Checkpoints: released names to ours, and a loader that hides nothing."""
 import re
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -100,36 +100,17 @@ def load_pretrained(backbone: nn.Module,
     Raises:
         ValueError: Keys are foreign, missing or wrongly shaped; all are named.
     """
-    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    loaded = loaded.get('state_dict', loaded)
-    if prefix:
-        loaded = {
-            name[len(prefix):]: tensor
-            for name, tensor in loaded.items() if name.startswith(prefix)
-        }
-        if not loaded:
-            raise ValueError(
-                f'no key of {checkpoint} starts with {prefix!r}')
-    weights = convert_state_dict(loaded)
+    weights = convert_state_dict(_read(checkpoint, prefix))
     expected = backbone.state_dict()
-
-    left_over = [n for n in weights if n.startswith('head.')]
-    fresh = []
-    for norm in {_norm_of(n) for n in (*weights, *expected)} - {None}:
-        given = [n for n in weights if _norm_of(n) == norm]
-        wanted = [n for n in expected if _norm_of(n) == norm]
-        if set(given) != set(wanted):
-            left_over += given
-            fresh += wanted
-    for name in left_over:
-        del weights[name]
+    left_over, fresh = _unpaired(weights, expected)
+    taken = {n: t for n, t in weights.items() if n not in left_over}
 
     problems = {
-        'unexpected': sorted(set(weights) - set(expected)),
-        'missing': sorted(set(expected) - set(weights) - set(fresh)),
+        'unexpected': [n for n in taken if n not in expected],
+        'missing': [n for n in expected if n not in taken and n not in fresh],
         'of another shape': [
             f'{n} {tuple(t.shape)}, not {tuple(expected[n].shape)}'
-            for n, t in weights.items()
+            for n, t in taken.items()
             if n in expected and t.shape != expected[n].shape
         ]
     }
@@ -139,12 +120,41 @@ def load_pretrained(backbone: nn.Module,
         raise ValueError(
             f'{checkpoint} does not fit this BiFormer, check arch and '
             f'in_channels: {found}')
-    backbone.load_state_dict({**expected, **weights})
+    backbone.load_state_dict({**expected, **taken})
     print_log(
-        f'BiFormer: {len(weights)} tensors from {checkpoint}; left over: '
+        f'BiFormer: {len(taken)} tensors from {checkpoint}; left over: '
         f'{_list(left_over) or "none"}; kept as initialised: '
         f'{_list(fresh) or "none"}',
         logger='current')
+
+
+def _read(checkpoint: str, prefix: Optional[str]) -> Dict[str, Tensor]:
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    if not prefix:
+        return loaded
+    part = {
+        name[len(prefix):]: tensor
+        for name, tensor in loaded.get('state_dict', loaded).items()
+        if name.startswith(prefix)
+    }
+    if not part:
+        raise ValueError(f'no key of {checkpoint} starts with {prefix!r}')
+    return part
+
+
+def _unpaired(weights: Dict, expected: Dict) -> Tuple[List[str], List[str]]:
+    """Names that may be on one side only: a head; output norms of which the
+    other side has none or another kind, such as a batch norm."""
+    left_over = [n for n in weights if n.startswith('head.')]
+    fresh = []
+    norms = {_norm_of(n) for n in (*weights, *expected)} - {None}
+    for norm in sorted(norms):
+        given = [n for n in weights if _norm_of(n) == norm]
+        wanted = [n for n in expected if _norm_of(n) == norm]
+        if set(given) != set(wanted):
+            left_over += given
+            fresh += wanted
+    return left_over, fresh
 
 
 def _rename(name: str, last_stage: int) -> str:
@@ -161,6 +171,6 @@ def _norm_of(name: str) -> Optional[str]:
     return name.rpartition('.')[0] if name.startswith('out_norms.') else None
 
 
-def _list(names, most: int = 20) -> str:
+def _list(names: List[str], most: int = 20) -> str:
     more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(map(str, names[:most])) + more
+    return ', '.join(names[:most]) + more

@@ -20,6 +20,13 @@ STEMS = {
     'conv': (conv_stem, conv_downsample),
     'patch': (patch_stem, patch_downsample)
 }
+# What the paper's own architectures share; Swin-T's layout departs from it.
+_CONV = dict(
+    topks=(1, 4, 16, None),
+    mlp_ratio=3,
+    head_dim=32,
+    stem='conv',
+    pos_conv=True)
 
 
 class BiFormerBlock(nn.Module):
@@ -93,36 +100,18 @@ class BiFormer(BaseModule):
     """
 
     arch_zoo = {
-        'tiny': dict(
-            embed_dims=(64, 128, 256, 512),
-            depths=(2, 2, 8, 2),
-            topks=(1, 4, 16, None),
-            mlp_ratio=3,
-            head_dim=32,
-            stem='conv',
-            pos_conv=True),
-        'small': dict(
-            embed_dims=(64, 128, 256, 512),
-            depths=(4, 4, 18, 4),
-            topks=(1, 4, 16, None),
-            mlp_ratio=3,
-            head_dim=32,
-            stem='conv',
-            pos_conv=True),
-        'base': dict(
-            embed_dims=(96, 192, 384, 768),
-            depths=(4, 4, 18, 4),
-            topks=(1, 4, 16, None),
-            mlp_ratio=3,
-            head_dim=32,
-            stem='conv',
-            pos_conv=True),
-        'stl': dict(
+        'tiny':
+        dict(_CONV, embed_dims=(64, 128, 256, 512), depths=(2, 2, 8, 2)),
+        'small':
+        dict(_CONV, embed_dims=(64, 128, 256, 512), depths=(4, 4, 18, 4)),
+        'base':
+        dict(_CONV, embed_dims=(96, 192, 384, 768), depths=(4, 4, 18, 4)),
+        'stl':
+        dict(
+            _CONV,
             embed_dims=(96, 192, 384, 768),
             depths=(2, 2, 6, 2),
-            topks=(1, 4, 16, None),
             mlp_ratio=4,
-            head_dim=32,
             stem='patch',
             pos_conv=False),
     }

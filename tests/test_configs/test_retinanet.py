@@ -8,6 +8,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 from tools import ROOT
 
+from biformer_mm.datasets import SHAPES_CLASSES, SHAPES_PALETTE
+
 SIZES = {
     # channels from stride 8 on, drop-path rate, arch
     't': ([128, 256, 512], 0.1, 'tiny'),
@@ -69,6 +71,12 @@ def test_size_variants_are_small_deltas(size):
     lines = [line for line in path.read_text().splitlines()
              if line.strip() and not line.startswith('#')]
     assert len(lines) <= 15
+
+
+def test_demo_names_the_classes_of_its_data():
+    metainfo = load('retinanet_biformer_demo').metainfo
+    assert metainfo.classes == SHAPES_CLASSES
+    assert metainfo.palette == SHAPES_PALETTE
 
 
 def sample(size):
