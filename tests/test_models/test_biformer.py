@@ -107,7 +107,7 @@ def test_autocast(dtype):
     for out, exact in zip(outs, expected):
         # Routing may pick another region where two are almost as good.
         error = (out.float() - exact).norm() / exact.norm()
-        assert error < 0.02, f'{error:.3f}'
+        assert error < 0.05, f'{error:.3f}'
     sum(out.float().square().mean() for out in outs).backward()
     for name, param in model.named_parameters():
         assert param.grad.isfinite().all(), name

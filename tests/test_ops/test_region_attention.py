@@ -18,20 +18,22 @@ SHAPES = [
 ]
 
 
-def make_inputs(shape, seed=0, dtype=torch.float64):
+def make_inputs(shape, device='cpu', dtype=torch.float64):
     n, sh, sw, h, w, c, num_heads, topk = shape
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     qkv = [
-        torch.randn(n, sh, sw, h, w, c, generator=generator, dtype=dtype)
-        for _ in range(3)
+        torch.randn(n, sh, sw, h, w, c, generator=generator,
+                    dtype=dtype).to(device) for _ in range(3)
     ]
     index = torch.rand(
         n, sh * sw, sh * sw, generator=generator).topk(topk).indices
-    return qkv, index, dict(num_heads=num_heads, scale=0.3)
+    return qkv, index.to(device), dict(num_heads=num_heads, scale=0.3)
 
 
 def loop(query, key, value, region_index, num_heads, scale, valid_size=None):
-    """One query at a time, from coordinates on the map."""
+    """One query at a time, from coordinates on the map; on the CPU."""
+    query, key, value, region_index = (
+        x.cpu() for x in (query, key, value, region_index))
     n, sh, sw, h, w, c = query.shape
     height, width = valid_size or (sh * h, sw * w)
     d = c // num_heads
@@ -61,10 +63,10 @@ def loop(query, key, value, region_index, num_heads, scale, valid_size=None):
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('shape', SHAPES)
-def test_equals_the_loop(shape, backend):
-    qkv, index, options = make_inputs(shape)
+def test_equals_the_loop(shape, backend, device):
+    qkv, index, options = make_inputs(shape, device)
     out = region_attention(*qkv, index, **options, backend=backend)
-    torch.testing.assert_close(out, loop(*qkv, index, **options))
+    torch.testing.assert_close(out.cpu(), loop(*qkv, index, **options))
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
@@ -75,8 +77,8 @@ def test_equals_the_loop(shape, backend):
     (SHAPES[3], (3, 3)),
     (SHAPES[4], (1, 1)),
 ])
-def test_padding_does_not_exist(shape, valid_size, backend):
-    qkv, index, options = make_inputs(shape)
+def test_padding_does_not_exist(shape, valid_size, backend, device):
+    qkv, index, options = make_inputs(shape, device)
     poisoned = []
     for x in qkv:
         x = merge(x)
@@ -88,7 +90,7 @@ def test_padding_does_not_exist(shape, valid_size, backend):
     expected = loop(*qkv, index, **options, valid_size=valid_size)
     out = region_attention(
         *poisoned, index, **options, valid_size=valid_size, backend=backend)
-    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(out.cpu(), expected)
     grads = torch.autograd.grad(out.square().sum(), poisoned)
     for grad in grads:
         assert grad.isfinite().all()
@@ -99,8 +101,8 @@ def test_padding_does_not_exist(shape, valid_size, backend):
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('valid_size', [None, (3, 4)])
-def test_gradients(backend, valid_size):
-    qkv, index, options = make_inputs((1, 2, 2, 2, 2, 4, 2, 2))
+def test_gradients(backend, valid_size, device):
+    qkv, index, options = make_inputs((1, 2, 2, 2, 2, 4, 2, 2), device)
     assert torch.autograd.gradcheck(
         lambda *qkv: region_attention(
             *qkv, index, **options, valid_size=valid_size, backend=backend),
@@ -109,9 +111,9 @@ def test_gradients(backend, valid_size):
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('make', ['map', 'fused projection', 'NCHW'])
-def test_takes_any_strides(backend, make):
+def test_takes_any_strides(backend, make, device):
     shape = (2, 3, 3, 2, 2, 8, 2, 4)
-    qkv, index, options = make_inputs(shape)
+    qkv, index, options = make_inputs(shape, device)
     expected = region_attention(*qkv, index, **options, backend=backend)
     if make == 'map':
         qkv = [partition(merge(x).contiguous(), 3) for x in qkv]
@@ -132,8 +134,8 @@ def test_takes_any_strides(backend, make):
                                          (torch.bfloat16, 1e-2),
                                          (torch.float16, 2e-3)])
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_dtypes(backend, dtype, rtol):
-    qkv, index, options = make_inputs(SHAPES[0])
+def test_dtypes(backend, dtype, rtol, device):
+    qkv, index, options = make_inputs(SHAPES[0], device)
     qkv = [x.to(dtype) for x in qkv]
     if backend == 'sdpa' and sdpa.unsupported_reason(qkv[0]):
         with pytest.raises(RuntimeError, match='has no fp16 attention on'):
@@ -147,10 +149,10 @@ def test_dtypes(backend, dtype, rtol):
     assert error < rtol, f'{error:.2e}'
 
 
-def test_reference_computes_in_fp32_under_autocast():
-    qkv, index, options = make_inputs(SHAPES[0], dtype=torch.float32)
+def test_reference_computes_in_fp32_under_autocast(device):
+    qkv, index, options = make_inputs(SHAPES[0], device, torch.float32)
     expected = region_attention(*qkv, index, **options, backend='reference')
-    with torch.autocast('cpu', dtype=torch.bfloat16):
+    with torch.autocast(device, dtype=torch.bfloat16):
         out = region_attention(*qkv, index, **options, backend='reference')
     assert torch.equal(out, expected)
 
