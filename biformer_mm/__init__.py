@@ -7,9 +7,11 @@ from importlib.util import find_spec
 from .version import __version__
 
 if find_spec('mmengine'):
-    from . import engine, models
+    from . import models
     from .analysis import register_flop_handles
+    from .engine.packages import find_mmseg_configs
 
     register_flop_handles()
+    find_mmseg_configs()
 
 __all__ = ['__version__']

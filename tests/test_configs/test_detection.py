@@ -1,14 +1,8 @@
 """The detectors' configs against the recipes, and whether they train."""
-import copy
-
 import pytest
-import torch
+from configs import (assert_no_decay_of_norms, assert_small_delta,
+                     assert_trains, build, load, predict)
 from mmdet.testing import demo_mm_inputs
-from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
-from torch import nn
-from tools import ROOT
 
 from biformer_mm.datasets import SHAPES_CLASSES, SHAPES_PALETTE
 
@@ -18,16 +12,6 @@ SIZES = {
     's': ([64, 128, 256, 512], 0.2, 'small'),
     'b': ([96, 192, 384, 768], 0.3, 'base'),
 }
-
-
-def load(name):
-    return Config.fromfile(ROOT / 'configs' / f'{name}.py')
-
-
-def build(cfg):
-    torch.manual_seed(0)
-    init_default_scope('mmdet')
-    return MODELS.build(cfg.model)
 
 
 @pytest.mark.parametrize('size', SIZES)
@@ -93,33 +77,13 @@ def test_recipe_of_mask_rcnn(size):
 
 def test_mask_rcnn_decays_all_but_norms():
     cfg = load('mask_rcnn_biformer_t_1x')
-    model = build(cfg)
-    cfg.optim_wrapper.type = 'OptimWrapper'  # AMP needs a GPU
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    decay = {
-        id(p): group['weight_decay']
-        for group in optimizer.param_groups for p in group['params']
-    }
-    norms = {
-        id(p)
-        for m in model.modules()
-        if isinstance(m, (nn.BatchNorm2d, nn.LayerNorm))
-        for p in m.parameters()
-    }
-    for name, param in model.named_parameters():
-        expected = 0 if id(param) in norms else 0.05
-        assert decay[id(param)] == expected, name
+    assert_no_decay_of_norms(build(cfg), cfg.optim_wrapper, 0.05)
 
 
 @pytest.mark.parametrize('size', ['t', 'b'])
 @pytest.mark.parametrize('method', ['retinanet', 'mask_rcnn'])
 def test_size_variants_are_small_deltas(method, size):
-    path = ROOT / 'configs' / f'{method}_biformer_{size}_1x.py'
-    lines = [
-        line for line in path.read_text().splitlines()
-        if line.strip() and not line.startswith('#')
-    ]
-    assert len(lines) <= 15
+    assert_small_delta(f'{method}_biformer_{size}_1x')
 
 
 def test_demo_names_the_classes_of_its_data():
@@ -136,24 +100,8 @@ def test_demo_names_the_classes_of_its_data():
 ])
 def test_trains_and_predicts(name):
     model = build(load(name))
-    model.init_weights()
-    before = copy.deepcopy(model.state_dict())
     inputs = demo_mm_inputs(
         1, [(3, 96, 128)], num_items=[2], num_classes=4, with_mask=True)
-
-    model.train()
-    data = model.data_preprocessor(copy.deepcopy(inputs), training=True)
-    losses, _ = model.parse_losses(model(**data, mode='loss'))
-    losses.backward()
-    for param_name, param in model.named_parameters():
-        if param.requires_grad:  # none is left out: DDP needs no search
-            assert param.grad is not None, param_name
-    torch.optim.AdamW(model.parameters(), 1e-4).step()
-    assert any(
-        not torch.equal(v, before[k]) for k, v in model.state_dict().items())
-
-    model.eval()
-    with torch.no_grad():
-        data = model.data_preprocessor(inputs)
-        prediction, = model(**data, mode='predict')
+    assert_trains(model, inputs)
+    prediction, = predict(model, inputs)
     assert prediction.pred_instances.bboxes.isfinite().all()

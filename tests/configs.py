@@ -1,0 +1,70 @@
+"""Load, build and run the configs of the suite."""
+import copy
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from tools import ROOT
+
+
+def load(name):
+    return Config.fromfile(ROOT / 'configs' / f'{name}.py')
+
+
+def build(cfg):
+    """The initialised model, with batch norms for a CPU as the runner has."""
+    torch.manual_seed(0)
+    init_default_scope(cfg.default_scope)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model.init_weights()
+    return model
+
+
+def assert_trains(model, inputs):
+    """One step gives every trainable parameter a gradient and changes it."""
+    before = copy.deepcopy(model.state_dict())
+    model.train()
+    data = model.data_preprocessor(copy.deepcopy(inputs), training=True)
+    losses, _ = model.parse_losses(model(**data, mode='loss'))
+    losses.backward()
+    for name, param in model.named_parameters():
+        if param.requires_grad:  # none is left out: DDP needs no search
+            assert param.grad is not None, name
+    torch.optim.AdamW(model.parameters(), 1e-4).step()
+    assert any(
+        not torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def predict(model, inputs):
+    model.eval()
+    with torch.no_grad():
+        data = model.data_preprocessor(copy.deepcopy(inputs))
+        return model(**data, mode='predict')
+
+
+def assert_small_delta(name):
+    """A size variant changes only what differs."""
+    text = (ROOT / 'configs' / f'{name}.py').read_text()
+    lines = [line for line in text.splitlines()
+             if line.strip() and not line.startswith('#')]
+    assert len(lines) <= 15
+
+
+def assert_no_decay_of_norms(model, optim_wrapper, weight_decay):
+    """Norm layers alone are free of weight decay."""
+    optim_wrapper.type = 'OptimWrapper'  # AMP needs a GPU
+    optimizer = build_optim_wrapper(model, optim_wrapper).optimizer
+    decay = {
+        id(p): group['weight_decay']
+        for group in optimizer.param_groups for p in group['params']
+    }
+    norms = {
+        id(p)
+        for m in model.modules()
+        if 'Norm' in type(m).__name__ for p in m.parameters()
+    }
+    for name, param in model.named_parameters():
+        expected = 0 if id(param) in norms else weight_decay
+        assert decay[id(param)] == expected, name

@@ -1,0 +1,140 @@
+"""The segmentors' configs against the recipes, and whether they train."""
+import pytest
+import torch
+from configs import (assert_no_decay_of_norms, assert_small_delta,
+                     assert_trains, build, load, predict)
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+SIZES = {
+    # channels, arch, drop-path rate of Semantic FPN and of UperNet
+    't': ([64, 128, 256, 512], 'tiny', 0.1, 0.1),
+    's': ([64, 128, 256, 512], 'small', 0.15, 0.3),
+    'b': ([96, 192, 384, 768], 'base', 0.3, 0.4),
+}
+
+
+def assert_common(cfg, size, drop_path_rate):
+    channels, arch = SIZES[size][:2]
+    backbone = cfg.model.backbone
+    assert backbone.type == 'BiFormer' and backbone.arch == arch
+    assert backbone.num_regions == 8
+    assert backbone.drop_path_rate == drop_path_rate
+    assert backbone.norm_cfg.type == 'SyncBN'
+    assert cfg.model.get('pretrained') is None
+    assert cfg.model.decode_head.num_classes == 150
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.train_dataloader.dataset.type == 'ADE20KDataset'
+    crop, = (t for t in cfg.train_dataloader.dataset.pipeline
+             if t.type == 'RandomCrop')
+    assert crop.crop_size == (512, 512)
+    assert cfg.model.data_preprocessor.size == (512, 512)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        resize, = (t for t in loader.dataset.pipeline if t.type == 'Resize')
+        assert resize.scale == (2048, 512) and resize.keep_ratio
+
+
+def assert_warm_up(scheduler, start_factor, iterations):
+    assert scheduler.type == 'LinearLR' and scheduler.by_epoch is False
+    assert scheduler.start_factor == start_factor
+    assert (scheduler.get('begin', 0), scheduler.end) == (0, iterations)
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_recipe_of_semantic_fpn(size):
+    cfg = load(f'semantic_fpn_biformer_{size}_80k')
+    assert_common(cfg, size, SIZES[size][2])
+    assert cfg.model.neck == dict(
+        type='FPN', in_channels=SIZES[size][0], out_channels=256, num_outs=4)
+    assert cfg.model.decode_head.type == 'FPNHead'
+
+    assert cfg.train_dataloader.batch_size == 4
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=32)
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='AdamW', lr=2e-4, weight_decay=1e-4)
+    assert 'paramwise_cfg' not in cfg.optim_wrapper
+    assert cfg.train_cfg.type == 'IterBasedTrainLoop'
+    assert cfg.train_cfg.max_iters == 80000
+    warm_up, cosine = cfg.param_scheduler
+    assert_warm_up(warm_up, 0.1, 1000)
+    assert cosine == dict(
+        type='CosineAnnealingLR',
+        by_epoch=False,
+        begin=1000,
+        end=80000,
+        T_max=79000,
+        eta_min=0.)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        assert dict(
+            type='ResizeToMultiple',
+            size_divisor=32) in loader.dataset.pipeline
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_recipe_of_upernet(size):
+    cfg = load(f'upernet_biformer_{size}_160k')
+    channels = SIZES[size][0]
+    assert_common(cfg, size, SIZES[size][3])
+    head, auxiliary = cfg.model.decode_head, cfg.model.auxiliary_head
+    assert head.type == 'UPerHead' and head.channels == 512
+    assert head.in_channels == channels
+    assert auxiliary.type == 'FCNHead' and auxiliary.num_classes == 150
+    assert auxiliary.in_index == 2 and auxiliary.in_channels == channels[2]
+
+    assert cfg.train_dataloader.batch_size == 2
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=16)
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='AdamW', lr=6e-5, weight_decay=0.01)
+    assert cfg.train_cfg.max_iters == 160000
+    warm_up, poly = cfg.param_scheduler
+    assert_warm_up(warm_up, 1e-6, 1500)
+    assert poly == dict(
+        type='PolyLR',
+        power=1.,
+        by_epoch=False,
+        begin=1500,
+        end=160000,
+        eta_min=0.)
+    assert cfg.tta_model.type == 'SegTTAModel' and cfg.tta_pipeline
+
+
+def test_upernet_decays_all_but_norms():
+    cfg = load('upernet_biformer_t_160k')
+    assert_no_decay_of_norms(build(cfg), cfg.optim_wrapper, 0.01)
+
+
+@pytest.mark.parametrize('name', [
+    f'{method}_biformer_{size}_{schedule}'
+    for method, schedule in (('semantic_fpn', '80k'), ('upernet', '160k'))
+    for size in 'tb'
+])
+def test_size_variants_are_small_deltas(name):
+    assert_small_delta(name)
+
+
+def sample(size):
+    data = SegDataSample(
+        metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size))
+    data.gt_sem_seg = PixelData(data=torch.randint(0, 150, (1, *size)))
+    return data
+
+
+@pytest.mark.parametrize('name', [
+    f'{method}_biformer_{size}_{schedule}'
+    for method, schedule in (('semantic_fpn', '80k'), ('upernet', '160k'))
+    for size in 'tsb'
+])
+def test_trains_and_predicts(name):
+    cfg, size = load(name), (96, 128)
+    cfg.model.data_preprocessor.size = size
+    model = build(cfg)
+    inputs = dict(
+        inputs=[
+            torch.randint(0, 255, (3, *size), dtype=torch.uint8)
+            for _ in range(2)
+        ],
+        data_samples=[sample(size) for _ in range(2)])
+    assert_trains(model, inputs)
+    for prediction in predict(model, inputs):
+        assert prediction.seg_logits.data.shape == (150, *size)
+        assert prediction.seg_logits.data.isfinite().all()
