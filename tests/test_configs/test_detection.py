@@ -1,7 +1,7 @@
 """The detectors' configs against the recipes, and whether they train."""
 import pytest
-from configs import (assert_no_decay_of_norms, assert_small_delta,
-                     assert_trains, build, load, predict)
+from config_checks import (assert_no_decay_of_norms, assert_small_delta,
+                           assert_trains, build, load, predict)
 from mmdet.testing import demo_mm_inputs
 
 from biformer_mm.datasets import SHAPES_CLASSES, SHAPES_PALETTE

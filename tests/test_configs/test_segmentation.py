@@ -1,8 +1,8 @@
 """The segmentors' configs against the recipes, and whether they train."""
 import pytest
 import torch
-from configs import (assert_no_decay_of_norms, assert_small_delta,
-                     assert_trains, build, load, predict)
+from config_checks import (assert_no_decay_of_norms, assert_small_delta,
+                           assert_trains, build, load, predict)
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from tools import ROOT, run_tool
+from tool_runner import ROOT, run_tool
 
 CONFIG = ROOT / 'configs' / 'retinanet_biformer_demo.py'
 

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from tools import ROOT
+from tool_runner import ROOT
 
 
 def load(name):
