@@ -1,4 +1,4 @@
-# BiFormer-S as segmentors use it: 8 x 8 regions for crops of 512. Segmentors put
+# BiFormer-S as segmentors use it: 8 x 8 regions for crops of 512. They put
 # `biformer` in as their backbone.
 custom_imports = dict(imports=['biformer_mm'], allow_failed_imports=False)
 biformer = dict(
