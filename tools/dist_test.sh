@@ -6,15 +6,5 @@ if (( $# < 3 )); then
     sed -n '2,3s/^# //p' "$0" >&2
     exit 2
 fi
-config=$1
-checkpoint=$2
-gpus=$3
-shift 3
-
-exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
-    "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "$@"
+tools=$(dirname "$0")
+exec "$tools/misc/torchrun.sh" "$3" "$tools/test.py" "$1" "$2" "${@:4}"

@@ -6,14 +6,5 @@ if (( $# < 2 )); then
     sed -n '2,3s/^# //p' "$0" >&2
     exit 2
 fi
-config=$1
-gpus=$2
-shift 2
-
-exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
-    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"
+tools=$(dirname "$0")
+exec "$tools/misc/torchrun.sh" "$2" "$tools/train.py" "$1" "${@:3}"

@@ -1,6 +1,7 @@
 """Training and testing as a user runs them, on a few images."""
 import os
 import pickle
+import subprocess
 
 import pytest
 import torch
@@ -151,6 +152,28 @@ def test_distributed_scripts_run_on_cpus(shapes, tmp_path):
         *options(shapes),
         cwd=tmp_path)
     assert 'Epoch(test) [1/1]' in output
+
+
+@pytest.mark.parametrize('script, args, rest', [
+    ('dist_train.sh', ['c.py', '4'], 'train.py c.py'),
+    ('dist_test.sh', ['c.py', 'a.pth', '4'], 'test.py c.py a.pth'),
+])
+def test_distributed_scripts_honour_the_usual_variables(script, args, rest):
+    variables = dict(
+        PYTHON='echo',
+        NNODES='2',
+        NODE_RANK='1',
+        MASTER_ADDR='node0',
+        PORT='29511')
+    command = subprocess.run(
+        [str(ROOT / 'tools' / script), *args, '--work-dir', 'a b'],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=True).stdout
+    assert ('--nnodes=2 --node_rank=1 --master_addr=node0 --master_port=29511 '
+            '--nproc_per_node=4') in command
+    assert command.endswith(f'{rest} --work-dir a b --launcher pytorch\n')
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Usage: torchrun.sh GPUS SCRIPT [its arguments]
+# Several nodes: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each.
+set -euo pipefail
+gpus=$1
+shift
+
+exec "${PYTHON:-python}" -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" \
+    --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master_port="${PORT:-29500}" \
+    --nproc_per_node="$gpus" \
+    "$@" --launcher pytorch
