@@ -1,22 +1,14 @@
-"""Generator of the embedded demo data set: overlapping shapes on textured
-backgrounds, in COCO layout.
+"""Scenes of the embedded demo data set: overlapping shapes on textured
+backgrounds.
 
-A scene is made by one pure function of a random generator; writing it is a
-separate step, so that other layouts can
-use the same scenes. S is the side of a picture in pixels; the pixel in row i
-and column j covers y in [i, i + 1] and
-x in [j, j + 1]; colours are BGR in [0, 1] until a scene is finished.
+A scene is made by one pure function of a random generator. S is the side of a
+picture in pixels; the pixel in row i and column j covers y in [i, i + 1] and x
+in [j, j + 1]; colours are BGR in [0, 1] until a scene is finished.
 """
 from __future__ import annotations
 
 import colorsys
-import json
 import math
-import os
-import shutil
-import uuid
-from numbers import Integral
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -30,11 +22,9 @@ SPLITS = ('train', 'val')
 # connected piece of that part, both relative to the whole shape.
 MIN_VISIBLE = 0.5
 MIN_PIECE = 0.05
+COUNT = (2, 6)  # shapes in a scene, both ends included
+DIAMETER = (0.16, 0.5)  # nominal, relative to S
 
-_VERSION = 1  # raise it whenever the files written for given arguments change
-_PARAMETERS = 'shapes.json'
-_COUNT = (2, 6)  # shapes in a scene, both ends included
-_DIAMETER = (0.16, 0.5)  # nominal, relative to S
 _TILT = math.radians(20)  # largest turn of a shape from upright
 _HUES = np.array([0, 22, 45, 75, 145, 175, 200, 225, 265, 300, 335
                   ]) / 360  # evenly spread to the eye
@@ -60,9 +50,8 @@ class Scene(NamedTuple):
     Attributes:
         image: (S, S, 3) uint8, BGR.
         instances: (class index into ``SHAPES_CLASSES``, (S, S) bool mask of
-        the visible part), from the lowest shape
-            to the topmost. The masks are disjoint, and no shape of the picture
-            is missing.
+            the visible part), from the lowest shape to the topmost. The masks
+            are disjoint, and no shape of the picture is missing.
     """
     image: np.ndarray
     instances: list[tuple[int, np.ndarray]]
@@ -84,13 +73,18 @@ def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, SPLITS.index(split), index])
 
 
-def make_scene(rng: np.random.Generator, image_size: int) -> Scene:
-    """Draw 2 to 6 shapes, each wholly inside the picture of side
-    ``image_size`` and at least ``MIN_VISIBLE`` visible.
+def make_scene(rng: np.random.Generator,
+               image_size: int,
+               count: tuple[int, int] = COUNT,
+               diameter: tuple[float, float] = DIAMETER) -> Scene:
+    """Draw shapes, each wholly inside the picture of side ``image_size`` and
+    at least ``MIN_VISIBLE`` visible. How many is drawn from ``count``, both
+    ends included, and their nominal diameters, relative to the side, from
+    ``diameter``.
 
     Every choice is drawn from ``rng``: equal states give equal scenes.
     """
-    shapes, visible = _place_shapes(rng, image_size)
+    shapes, visible = _place_shapes(rng, image_size, count, diameter)
     turn = rng.uniform(0, 2 * math.pi)
     light = math.cos(turn), math.sin(turn)  # points to the light
     image, base = _background(rng, image_size)
@@ -106,16 +100,20 @@ def make_scene(rng: np.random.Generator, image_size: int) -> Scene:
                  [(shape.label, mask) for shape, mask in zip(shapes, visible)])
 
 
-def _place_shapes(rng: np.random.Generator,
-                  size: int) -> tuple[list[_Shape], list[np.ndarray]]:
+def _place_shapes(
+    rng: np.random.Generator,
+    size: int,
+    count: tuple[int, int] = COUNT,
+    diameter: tuple[float, float] = DIAMETER
+) -> tuple[list[_Shape], list[np.ndarray]]:
     """Shapes from the lowest to the topmost and their visible masks."""
     shapes, visible = [], []
-    wanted = rng.integers(_COUNT[0], _COUNT[1] + 1)
+    wanted = rng.integers(count[0], count[1] + 1)
     # Classes are drawn ahead of the tries: else those that hide less would
     # pass more often.
     labels = rng.integers(len(SHAPES_CLASSES), size=wanted)
     for _ in range(100):
-        shape = _random_shape(rng, size, int(labels[len(shapes)]))
+        shape = _random_shape(rng, size, int(labels[len(shapes)]), diameter)
         left = [mask & ~shape.mask for mask in visible]
         if all(
                 _recognisable(part, below.mask)
@@ -137,8 +135,9 @@ def _recognisable(part: np.ndarray, whole: np.ndarray) -> bool:
 def _random_shape(rng: np.random.Generator,
                   size: int,
                   label: int,
+                  diameter: tuple[float, float],
                   scale: int = 4) -> _Shape:
-    radius = size / 2 * math.exp(rng.uniform(*np.log(_DIAMETER)))
+    radius = size / 2 * math.exp(rng.uniform(*np.log(diameter)))
     reach = radius * np.abs(_OUTLINES[label]).max()
     x, y = rng.uniform(reach, size - reach, 2).tolist()
     angle = rng.uniform(-_TILT, _TILT)
@@ -254,130 +253,3 @@ def _texture(rng: np.random.Generator, u: np.ndarray,
     patterns = (np.zeros_like(u), np.sin(u), np.sin(u) * np.sin(v),
                 np.cos(u) + np.cos(v) - 0.9)
     return amplitude * np.tanh(4 * patterns[rng.integers(4)])
-
-
-def make_shapes(root: str | Path,
-                num_train: int = 400,
-                num_val: int = 100,
-                image_size: int = 160,
-                seed: int = 0) -> Path:
-    """Write the data set in COCO layout, or reuse it if it is there already.
-
-    ``root`` gets ``annotations/instances_{train,val}.json``, ``train/*.jpg``
-    and ``val/*.jpg``; it appears complete or
-    not at all. Picture i of a split depends on ``seed`` and ``image_size``,
-    not on the counts.
-
-    Args:
-        root: Folder to create.
-        num_train: Pictures to train on.
-        num_val: Held-out pictures, from random streams of their own.
-        image_size: Side in pixels, at least 32.
-        seed: Non-negative; another seed gives other pictures.
-
-    Returns:
-        ``root``.
-
-    Raises:
-        ValueError: A number is not an integer or too small.
-        FileExistsError: ``root`` exists and was not made here with the same
-        arguments.
-    """
-    root, parameters = Path(root), dict(
-        generator='biformer_mm shapes', version=_VERSION)
-    for name, value, least in (('num_train', num_train, 1), ('num_val',
-                                                             num_val, 1),
-                               ('image_size', image_size, 32), ('seed', seed,
-                                                                0)):
-        if not isinstance(value, Integral) or value < least:
-            raise ValueError(
-                f'{name} must be an integer of at least {least}, got {value!r}'
-            )
-        parameters[name] = int(value)
-    if _reusable(root, parameters):
-        return root
-    part = root.with_name(f'.{root.name}.{uuid.uuid4().hex}.tmp')
-    try:
-        for split in SPLITS:
-            _write_split(part, split, parameters)
-        (part / _PARAMETERS).write_text(json.dumps(parameters, indent=2))
-        part.rename(root)
-    except OSError:
-        # Another process, such as a second rank, may have finished the same
-        # data set meanwhile.
-        if not _reusable(root, parameters):
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return root
-
-
-def _reusable(root: Path, parameters: dict) -> bool:
-    if not os.path.lexists(root):
-        return False
-    try:
-        found = json.loads((root / _PARAMETERS).read_text())
-    except (OSError, ValueError):
-        found = 'something else'
-    if found != parameters:
-        raise FileExistsError(
-            f'root must be free or hold this very data set: {root} holds '
-            f'{found}, wanted {parameters}; nothing was changed, move it away '
-            'or choose another root')
-    return True
-
-
-def _write_split(root: Path, split: str, parameters: dict) -> None:
-    for folder in (root / split, root / 'annotations'):
-        folder.mkdir(parents=True, exist_ok=True)
-    size, images, annotations = parameters['image_size'], [], []
-    for index in range(parameters[f'num_{split}']):
-        scene = make_scene(scene_rng(parameters['seed'], split, index), size)
-        name = f'{index:06d}.jpg'
-        jpeg = cv2.imencode('.jpg', scene.image,
-                            [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-        (root / split / name).write_bytes(jpeg.tobytes())
-        images.append(dict(id=index, file_name=name, width=size, height=size))
-        for label, mask in scene.instances:
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=index,
-                    category_id=label + 1,
-                    iscrowd=0,
-                    area=int(mask.sum()),
-                    bbox=list(cv2.boundingRect(mask.astype(np.uint8))),
-                    segmentation=_polygons(mask)))
-    categories = [
-        dict(id=i, name=name, supercategory='shape')
-        for i, name in enumerate(SHAPES_CLASSES, 1)
-    ]
-    coco = dict(
-        info=parameters,
-        licenses=[],
-        images=images,
-        annotations=annotations,
-        categories=categories)
-    (root / 'annotations' / f'instances_{split}.json').write_text(
-        json.dumps(coco))
-
-
-def _polygons(mask: np.ndarray) -> list[list[float]]:
-    """COCO polygons of a mask that may be in pieces or have holes.
-
-    They run a quarter of a pixel inside the mask's edge, so that rasterising
-    them gives back the same pixels.
-    """
-    fine = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
-    contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP,
-                                           cv2.CHAIN_APPROX_SIMPLE)
-    holes = [
-        contour for contour, (*_, parent) in zip(contours, hierarchy[0])
-        if parent >= 0
-    ]
-    if not holes:
-        return [((contour.reshape(-1) + 0.5) / 2).tolist()
-                for contour in contours]
-    # COCO polygons cannot say holes: cut the mask through one of them.
-    left = np.arange(mask.shape[1]) <= int(holes[0][:, 0, 0].mean()) // 2
-    return _polygons(mask & left) + _polygons(mask & ~left)
