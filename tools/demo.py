@@ -1,9 +1,11 @@
-"""Train and evaluate a small RetinaNet on generated data: minutes on a CPU."""
+"""Train and evaluate a small model on generated data: minutes on a CPU."""
+import argparse
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -11,27 +13,54 @@ import numpy as np
 from biformer_mm.datasets import make_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = Path('data/demo')  # relative to ROOT, as the config has it
-WORK_DIR = Path('work_dirs/demo')
-CONFIG = 'configs/retinanet_biformer_demo.py'
-CHECKPOINT = WORK_DIR / 'epoch_16.pth'
-PICTURES = WORK_DIR / 'pictures'
+
+
+class Task(NamedTuple):
+    config: str
+    data: dict  # make_shapes' arguments
+    metric: str  # as the evaluator names it
+
+
+COCO = dict(layout='coco')
+ADE20K = dict(layout='ade20k', num_train=1600, image_size=96)
+IMAGENET = dict(layout='imagenet', num_train=1600, image_size=64)
+
+TASKS = {
+    'retinanet': Task('retinanet_biformer_demo', COCO, 'coco/bbox_mAP'),
+    'mask_rcnn': Task('mask_rcnn_biformer_demo', COCO, 'coco/segm_mAP'),
+    'semantic_fpn': Task('semantic_fpn_biformer_demo', ADE20K, 'mIoU'),
+    'upernet': Task('upernet_biformer_demo', ADE20K, 'mIoU'),
+    'classification': Task('biformer_demo', IMAGENET, 'accuracy/top1'),
+}
 
 
 def main() -> None:
-    os.chdir(ROOT)
-    make_shapes(DATA)
-    run('tools/train.py', CONFIG, '--work-dir', WORK_DIR)
-    run('tools/test.py', CONFIG, CHECKPOINT, '--work-dir', WORK_DIR,
-        '--show-dir', PICTURES)
-    metrics = max(WORK_DIR.glob('*/*.json'), key=lambda p: p.stat().st_mtime)
-    overview = WORK_DIR / 'overview.jpg'
-    write_overview(sorted(PICTURES.glob('*.jpg'))[:12], overview)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'task', nargs='?', default='retinanet', choices=list(TASKS))
+    task = TASKS[parser.parse_args().task]
+
+    os.chdir(ROOT)  # the configs' paths start here
+    make_shapes(Path('data/shapes') / task.data['layout'], **task.data)
+    config = f'configs/{task.config}.py'
+    work_dir = Path('work_dirs') / task.config
+    checkpoint = work_dir / 'epoch_16.pth'
+    pictures = work_dir / 'pictures'
+    run('tools/train.py', config, '--work-dir', work_dir)
+    run('tools/test.py', config, checkpoint, '--work-dir', work_dir,
+        '--show-dir', pictures)
+
+    metrics = max(work_dir.glob('*/*.json'), key=lambda p: p.stat().st_mtime)
+    value = json.loads(metrics.read_text())[task.metric]
+    overview = work_dir / 'overview.jpg'
+    found = sorted(
+        p for p in pictures.rglob('*') if p.suffix in ('.jpg', '.png'))
+    write_overview(found[:12], overview)
     print(f'''
-bbox mAP on the held-out images: {read_map(metrics):.3f}
-checkpoint   {CHECKPOINT}
+{task.metric} on the held-out images: {value:.3f}
+checkpoint   {checkpoint}
 metrics      {metrics}
-pictures     {PICTURES}/  (ground truth left, predictions right)
+pictures     {pictures}/  (ground truth and predictions)
              {overview}''')
 
 
@@ -40,10 +69,6 @@ def run(*command) -> None:
     status = subprocess.run([sys.executable, *map(str, command)]).returncode
     if status:
         sys.exit(status)
-
-
-def read_map(metrics: Path) -> float:
-    return json.loads(metrics.read_text())['coco/bbox_mAP']
 
 
 def write_overview(pictures, path: Path, columns: int = 3) -> None:

@@ -191,8 +191,7 @@ class TestChecks:
         assert result.returncode == 1 and result.stdout == ''
         assert re.fullmatch(
             r'setup: a C\+\+ compiler is needed .*, '
-            rf'{found} .*apt install g\+\+.*\n',
-            result.stderr)
+            rf'{found} .*apt install g\+\+.*\n', result.stderr)
         assert not venv.exists() and not Path(f'{venv}.lock').exists()
 
     def test_disk_too_small(self, setup_env, failure, venv, monkeypatch):
@@ -206,8 +205,7 @@ class TestChecks:
                             lambda path: usage(11 * 2**30))
         assert re.search(
             r'12 GiB of free disk space are needed .*, got 11.0 GiB: '
-            '.*VENV=.*TMPDIR.*PIP_CACHE_DIR',
-            failure())
+            '.*VENV=.*TMPDIR.*PIP_CACHE_DIR', failure())
         monkeypatch.setattr(setup_env.shutil, 'disk_usage',
                             lambda path: usage(13 * 2**30))
         setup_env.main(['--venv', str(venv)])
@@ -638,8 +636,9 @@ class TestAroundIt:
         assert not (
             venv / 'setup.log').exists() and not Path(f'{venv}.lock').exists()
 
-    @pytest.mark.parametrize('target, command', [('test', '-m pytest'),
-                                                 ('demo', 'tools/demo.py')])
+    @pytest.mark.parametrize('target, command',
+                             [('test', '-m pytest'),
+                              ('demo', 'tools/demo.py retinanet')])
     def test_make_uses_the_environment(self, checkout, target, command):
         assert f'python {command} PYTHONPATH= PIP' in self.call(
             checkout, 'make', target, PYTHONPATH='/other')
