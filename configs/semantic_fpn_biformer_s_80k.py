@@ -6,8 +6,9 @@ _base_ = [
     './_base_/biformer_seg.py',
 ]
 
+data_preprocessor = dict(size=(512, 512))
 model = dict(
-    data_preprocessor=dict(size=(512, 512)),
+    data_preprocessor=data_preprocessor,
     pretrained=None,
     backbone=dict(_delete_=True, drop_path_rate=0.15, **_base_.biformer),
     neck=dict(in_channels=[64, 128, 256, 512]),
@@ -26,8 +27,7 @@ test_dataloader = val_dataloader
 
 optim_wrapper = dict(
     type='AmpOptimWrapper',
-    optimizer=dict(
-        _delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4))
+    optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=1000),
     dict(

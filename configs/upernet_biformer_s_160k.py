@@ -6,8 +6,9 @@ _base_ = [
     './_base_/biformer_seg.py',
 ]
 
+data_preprocessor = dict(size=(512, 512))
 model = dict(
-    data_preprocessor=dict(size=(512, 512)),
+    data_preprocessor=data_preprocessor,
     backbone=dict(_delete_=True, drop_path_rate=0.3, **_base_.biformer),
     decode_head=dict(in_channels=[64, 128, 256, 512], num_classes=150),
     auxiliary_head=dict(in_channels=256, num_classes=150))
