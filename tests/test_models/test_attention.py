@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from mmengine.utils import digit_version
 
 from biformer_mm.models import BiLevelRoutingAttention
 from biformer_mm.models.attention import FullAttention
@@ -24,8 +25,7 @@ def masked_loop(layer, x):
         cells = {}
         for y in range(height):
             for z in range(width):
-                cells.setdefault((y // cell_h, z // cell_w),
-                                 []).append((y, z))
+                cells.setdefault((y // cell_h, z // cell_w), []).append((y, z))
 
         def mean(t, cell):
             return sum(t[at] for at in cells[cell]) / len(cells[cell])
@@ -123,9 +123,29 @@ def test_full_attention_equals_a_loop_over_queries():
     (dict(attn_backend='cuda'), "one of 'auto', .*; got 'cuda'"),
 ])
 def test_wrong_arguments(args, message):
-    args = {
-        **dict(embed_dims=8, num_heads=2, num_regions=4, topk=2),
-        **args
-    }
+    args = {**dict(embed_dims=8, num_heads=2, num_regions=4, topk=2), **args}
     with pytest.raises(ValueError, match=message):
         BiLevelRoutingAttention(**args)
+
+
+@pytest.mark.parametrize('make', [
+    lambda: BiLevelRoutingAttention(64, 2, num_regions=4, topk=4),
+    lambda: FullAttention(64)
+])
+def test_large_activations_survive_fp16_autocast(make):
+    """Queries and keys whose products and region affinities fp16 cannot hold:
+    outputs and gradients stay finite."""
+    if digit_version(torch.__version__) < (2, 3):
+        pytest.skip('PyTorch before 2.3 has no fp16 autocast on the CPU')
+    torch.manual_seed(0)
+    layer = make()
+    with torch.no_grad():
+        layer.qkv.weight[:128] *= 300  # queries and keys, not values
+    x = torch.randn(2, 16, 16, 64, requires_grad=True)
+    query, key, _ = layer.qkv(x).chunk(3, -1)
+    assert (query * key).sum(-1).abs().max() > 2**16
+    with torch.autocast('cpu', dtype=torch.float16):
+        out = layer(x)
+        out.float().square().mean().backward()
+    assert out.isfinite().all() and x.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())

@@ -149,6 +149,27 @@ def test_dtypes(backend, dtype, rtol, device):
     assert error < rtol, f'{error:.2e}'
 
 
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_fp16_does_not_overflow(backend, device):
+    """Scores far beyond fp16's range still give a softmax."""
+    qkv, index, options = make_inputs(SHAPES[0], device)
+    query, key, value = (x.to(torch.float16) for x in qkv)
+    query, key = 300 * query, 300 * key
+    scores = query.double().flatten(0, -2) @ key.double().flatten(0, -2).T
+    assert options['scale'] * scores.abs().max() > 2**16
+    if backend == 'sdpa' and sdpa.unsupported_reason(query):
+        backend = 'auto'
+    out = region_attention(
+        query, key, value, index, **options, backend=backend)
+    expected = region_attention(
+        *[x.double() for x in (query, key, value)],
+        index,
+        **options,
+        backend='reference')
+    error = (out.double() - expected).norm() / expected.norm()
+    assert error < 2e-3, f'{error:.2e}'
+
+
 def test_reference_computes_in_fp32_under_autocast(device):
     qkv, index, options = make_inputs(SHAPES[0], device, torch.float32)
     expected = region_attention(*qkv, index, **options, backend='reference')
