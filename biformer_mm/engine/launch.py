@@ -4,26 +4,36 @@ import difflib
 import os
 import os.path as osp
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, Optional, Sequence
 
 import torch
-import torch.distributed
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from biformer_mm.engine import distributed
 from biformer_mm.errors import UsageError
 
 
 @contextmanager
 def usage_errors(prog: str) -> Iterator[None]:
-    """End the program with one line, not a traceback, on a UsageError."""
+    """End the program with one line, not a traceback, on a UsageError.
+
+    Of a distributed run's processes, one on each machine prints it.
+    """
     try:
         yield
     except UsageError as error:
+        if int(os.environ.get('LOCAL_RANK', 0)) > 0:
+            # A launcher ends all processes when the first has failed: let
+            # that be the one that prints.
+            time.sleep(10)
+            sys.exit(1)
         sys.exit(f'{prog}: error: {error}')
 
 
@@ -50,8 +60,10 @@ def load_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the common arguments to it.
 
     Raises:
-        UsageError: The file does not exist.
+        UsageError: The file does not exist, or the process was not started by
+            the launcher.
     """
+    distributed.read_launcher(args.launcher)
     if not osp.isfile(args.config):
         folder = Path(args.config).parent
         close = difflib.get_close_matches(
@@ -88,7 +100,8 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
                 f'--resume: there is no checkpoint in {cfg.work_dir}; leave '
                 '--resume out to start anew, or name one: --resume PATH')
         checkpoint = find_latest_checkpoint(cfg.work_dir)
-    if '://' not in checkpoint and not osp.isfile(checkpoint):
+    # DeepSpeed's are folders.
+    if '://' not in checkpoint and not osp.exists(checkpoint):
         raise UsageError(f'--resume: there is no checkpoint {checkpoint}; '
                          'name one that exists: --resume PATH')
     cfg.resume, cfg.load_from = True, checkpoint
@@ -137,15 +150,8 @@ def set_auto_scale_lr(cfg: Config) -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner; without a GPU, distributed runs use gloo."""
-    if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
-        # MMEngine itself would select a CUDA device, here and for the wrapper.
-        torch.distributed.init_process_group('gloo')
-        cfg.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel',
-            device_ids=None,
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False))
-    os.environ.setdefault('LOCAL_RANK', '0')
+    if cfg.launcher != 'none' and get_device() == 'cpu':
+        distributed.use_cpus(cfg)
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)

@@ -24,7 +24,10 @@ def config(tmp_path):
     return path
 
 
-def test_load_config(config):
+def test_load_config(config, monkeypatch):
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR'):
+        monkeypatch.setenv(name, '0')
+    monkeypatch.setenv('MASTER_PORT', '29500')
     cfg = launch.load_config(
         parse(config, '--cfg-options', 'a.b=2', '--launcher', 'pytorch'))
     assert cfg.a.b == 2 and cfg.launcher == 'pytorch'
@@ -41,11 +44,21 @@ def test_missing_config_names_the_closest(config, tmp_path):
         launch.load_config(parse(tmp_path / 'else' / 'zzz.py'))
 
 
-def test_usage_errors_end_in_one_line():
+def test_usage_errors_end_in_one_line(monkeypatch):
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
     with pytest.raises(SystemExit) as error:
         with launch.usage_errors('train.py'):
             raise UsageError('no such thing')
     assert error.value.code == 'train.py: error: no such thing'
+
+
+def test_usage_errors_are_printed_by_one_process_of_a_machine(monkeypatch):
+    monkeypatch.setattr(launch.time, 'sleep', lambda seconds: None)
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    with pytest.raises(SystemExit) as error:
+        with launch.usage_errors('train.py'):
+            raise UsageError('no such thing')
+    assert error.value.code == 1
 
 
 def test_resume(tmp_path):
@@ -63,11 +76,13 @@ def test_resume(tmp_path):
     with pytest.raises(UsageError, match=f'no checkpoint {checkpoint}'):
         launch.set_resume(cfg, 'auto')
     checkpoint.touch()
-    for resume in ('auto', str(checkpoint), 'https://example.org/a.pth'):
+    sharded = tmp_path / 'epoch_2.pth'  # DeepSpeed's are folders
+    sharded.mkdir()
+    for resume in ('auto', str(sharded), 'https://example.org/a.pth'):
         launch.set_resume(cfg, resume)
         assert cfg.resume
-        assert cfg.load_from == (resume if '://' in resume else
-                                 str(checkpoint))
+        assert cfg.load_from == (
+            str(checkpoint) if resume == 'auto' else resume)
 
 
 def amp_config():
@@ -110,7 +125,9 @@ def test_auto_scale_lr():
     (2, 4, 2, False, {}, False),
     (2, 1, 1, False, {}, True),
     (2, 1, 1, True, {}, False),
-    (2, 1, 1, False, {'optim_wrapper.optimizer.lr': 1e-5}, False),
+    (2, 1, 1, False, {
+        'optim_wrapper.optimizer.lr': 1e-5
+    }, False),
 ])
 def test_warning_of_another_batch(batch, world_size, steps, enable, options,
                                   warns, caplog):

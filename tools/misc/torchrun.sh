@@ -5,10 +5,15 @@ set -euo pipefail
 gpus=$1
 shift
 
-exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
-    "$@" --launcher pytorch
+if [[ -n ${NNODES:-}${PORT:-} ]]; then
+    rendezvous=(
+        --nnodes="${NNODES:-1}"
+        --node_rank="${NODE_RANK:-0}"
+        --master_addr="${MASTER_ADDR:-127.0.0.1}"
+        --master_port="${PORT:-29500}"
+    )
+else  # one machine, maybe with other runs: any free port
+    rendezvous=(--standalone --local_addr=127.0.0.1)
+fi
+exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" \
+    --nproc_per_node="$gpus" "$@" --launcher pytorch
