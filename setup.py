@@ -56,7 +56,9 @@ setup(
     install_requires=read_requirements('runtime'),
     extras_require=extras,
     classifiers=[
+        'Intended Audience :: Science/Research',
         'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.11',
         'Topic :: Scientific/Engineering :: Artificial Intelligence'
     ],
     zip_safe=False,

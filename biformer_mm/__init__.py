@@ -9,9 +9,10 @@ from .version import __version__
 if find_spec('mmengine'):
     from . import models
     from .analysis import register_flop_handles
-    from .engine.packages import find_mmseg_configs
+    from .engine.packages import find_mmseg_configs, find_own_configs
 
     register_flop_handles()
     find_mmseg_configs()
+    find_own_configs()
 
 __all__ = ['__version__']
