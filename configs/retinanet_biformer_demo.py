@@ -27,6 +27,7 @@ model = dict(
         stacked_convs=2,
         anchor_generator=dict(strides=[8, 16, 32])))
 
+optim_wrapper = dict(optimizer=dict(lr=3e-3))
 default_hooks = dict(
     logger=dict(interval=10), visualization=dict(score_thr=0.5))
 randomness = dict(seed=0)

@@ -11,4 +11,4 @@ train_dataloader = dict(batch_size=4)
 optim_wrapper = dict(
     _delete_=True,
     type='DeepSpeedOptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05))
+    optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.05))
