@@ -26,7 +26,7 @@ def build(cfg, seed=0):
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     init_default_scope(cfg.default_scope)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
     model.init_weights()
     return model
 

@@ -1,5 +1,6 @@
 """Parameters and multiply-adds of a config's whole model."""
 from contextlib import nullcontext
+from copy import deepcopy
 from typing import ContextManager, Tuple
 
 import torch
@@ -29,7 +30,7 @@ def model_cost(cfg: Config, size: Tuple[int, int]) -> Tuple[int, int]:
         as how many there are depends on the image.
     """
     init_default_scope(cfg.default_scope)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    model = revert_sync_batchnorm(MODELS.build(deepcopy(cfg.model))).eval()
     try:
         flops = _count(model, size, FakeTensorMode(allow_non_fake_inputs=True))
     except RuntimeError:  # the way through some heads depends on values

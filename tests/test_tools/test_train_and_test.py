@@ -119,7 +119,7 @@ def test_test_refuses_weights_that_do_not_fit(trained, shapes, tmp_path,
     ('train.py', ['nowhere.py'], 'there is no config nowhere.py'),
     ('train.py', [CONFIG, '--resume'],
      '--resume: there is no checkpoint in work_dirs/retinanet_biformer_'),
-    ('train.py', [CONFIG], 'data not found: data/demo/'),
+    ('train.py', [CONFIG], 'data not found: data/shapes/coco/'),
     ('test.py', [CONFIG, 'a.pth'], 'there is no checkpoint a.pth'),
 ])
 def test_wrong_input_is_one_line_and_leaves_nothing(tool, args, message,
