@@ -5,6 +5,7 @@ inputs) and ``unsupported_reason`` (None, or why it cannot serve such inputs).
 """
 import logging
 import os
+from importlib.util import find_spec
 from typing import Optional, Tuple
 
 from torch import Tensor
@@ -15,6 +16,10 @@ logger = logging.getLogger(__name__)
 
 # In the order in which 'auto' tries them.
 _BACKENDS = {'sdpa': sdpa, 'reference': reference}
+if find_spec('triton'):
+    # Last, as it has yet to be measured on a GPU: it runs when asked for.
+    from . import triton
+    _BACKENDS['triton'] = triton
 _ENV_VAR = 'BIFORMER_MM_BACKEND'
 _default = None
 
@@ -88,7 +93,7 @@ def region_attention(query: Tensor,
         RuntimeError: The backend asked for by name cannot serve such inputs.
     """
     _check_inputs(query, key, value, region_index, num_heads, valid_size)
-    name = _resolve(backend, query)
+    name = _resolve(backend, query, num_heads)
     return _BACKENDS[name].region_attention(
         query,
         key,
@@ -99,20 +104,20 @@ def region_attention(query: Tensor,
         valid_size=valid_size)
 
 
-def _resolve(backend: str, query: Tensor) -> str:
+def _resolve(backend: str, query: Tensor, num_heads: int) -> str:
     check_backend_name(backend)
     if backend == 'auto':
         backend = _default or os.environ.get(_ENV_VAR, 'auto')
         check_backend_name(backend)
     if backend != 'auto':
-        reason = _BACKENDS[backend].unsupported_reason(query)
+        reason = _BACKENDS[backend].unsupported_reason(query, num_heads)
         if reason:
             raise RuntimeError(
                 f'backend {backend!r} was asked for but {reason}; use '
                 "backend='auto' to let the inputs decide")
         return backend
     for name, module in _BACKENDS.items():
-        reason = module.unsupported_reason(query)
+        reason = module.unsupported_reason(query, num_heads)
         if reason is None:
             logger.debug('region_attention: %s runs', name)
             return name

@@ -11,7 +11,7 @@ from torch import Tensor
 from .region import valid_tokens
 
 
-def unsupported_reason(query: Tensor) -> Optional[str]:
+def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
     """Why this backend cannot serve such inputs; None where it can."""
     return None
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from .region import valid_tokens
 
 
-def unsupported_reason(query: Tensor) -> Optional[str]:
+def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
     """Why this backend cannot serve such inputs; None where it can."""
     if (query.device.type == 'cpu' and query.dtype == torch.float16
             and not _half_runs_on_cpu()):

@@ -137,7 +137,8 @@ def test_takes_any_strides(backend, make, device):
 def test_dtypes(backend, dtype, rtol, device):
     qkv, index, options = make_inputs(SHAPES[0], device)
     qkv = [x.to(dtype) for x in qkv]
-    if backend == 'sdpa' and sdpa.unsupported_reason(qkv[0]):
+    if backend == 'sdpa' and sdpa.unsupported_reason(
+            qkv[0], options['num_heads']):
         with pytest.raises(RuntimeError, match='has no fp16 attention on'):
             region_attention(*qkv, index, **options, backend=backend)
         backend = 'auto'
@@ -157,7 +158,8 @@ def test_fp16_does_not_overflow(backend, device):
     query, key = 300 * query, 300 * key
     scores = query.double().flatten(0, -2) @ key.double().flatten(0, -2).T
     assert options['scale'] * scores.abs().max() > 2**16
-    if backend == 'sdpa' and sdpa.unsupported_reason(query):
+    if backend == 'sdpa' and sdpa.unsupported_reason(
+            query, options['num_heads']):
         backend = 'auto'
     out = region_attention(
         query, key, value, index, **options, backend=backend)

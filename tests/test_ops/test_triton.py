@@ -1,0 +1,134 @@
+"""The Triton kernels against the reference in fp64: natively on a GPU, through
+Triton's interpreter elsewhere."""
+import random
+
+import pytest
+import torch
+
+from biformer_mm.ops import merge, partition, region_attention
+
+pytest.importorskip('triton', minversion='3.0')
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+CORNERS = [
+    # N, Sh, Sw, h, w, heads, head dim, k, valid size
+    (1, 2, 3, 7, 7, 2, 32, 1, None),  # tails of 49 tokens
+    (1, 1, 2, 13, 21, 1, 32, 2, None),  # 273 tokens, several tiles
+    (1, 5, 5, 2, 2, 1, 32, 16, None),
+    (1, 4, 4, 1, 2, 2, 16, 16, None),
+    (1, 1, 1, 7, 7, 2, 64, 1, None),  # full attention
+    (1, 3, 3, 2, 3, 1, 24, 2, None),  # head dim between powers of two
+    (1, 4, 4, 2, 2, 1, 16, 3, (7, 5)),
+    (1, 4, 4, 2, 2, 1, 16, 16, (3, 8)),  # regions without a token
+    (1, 4, 4, 1, 1, 2, 16, 2, (1, 1)),
+]
+
+
+def random_case(seed):
+    draw = random.Random(seed)
+    sh, sw = draw.randint(1, 3), draw.randint(1, 3)
+    h, w = draw.randint(1, 5), draw.randint(1, 5)
+    valid = draw.random() < 0.4
+    n, heads = draw.choice([(1, 1), (1, 2), (2, 1)])
+    return (n, sh, sw, h, w, heads, draw.choice([16, 32, 64]),
+            draw.randint(1, sh * sw),
+            (draw.randint(1, sh * h),
+             draw.randint(1, sw * w)) if valid else None)
+
+
+def make_inputs(case, dtype=torch.float32):
+    """q, k and v as slices of one projection of a map, and a routing index
+    that the regions share unevenly."""
+    n, sh, sw, h, w, heads, head_dim, topk, valid_size = case
+    generator = torch.Generator().manual_seed(0)
+    channels = heads * head_dim
+    projection = torch.randn(
+        n, sh * h, sw * w, 3 * channels, generator=generator)
+    regions = projection.view(n, sh, h, sw, w, -1).transpose(2, 3)
+    qkv = regions.to(DEVICE, dtype).chunk(3, dim=-1)
+    taste = torch.rand(sh * sw, generator=generator)
+    index = (taste +
+             0.5 * torch.rand(n, sh * sw, sh * sw, generator=generator)
+             ).topk(topk).indices
+    return qkv, index.to(DEVICE), dict(
+        num_heads=heads, scale=0.3, valid_size=valid_size)
+
+
+def attend(qkv, index, options, backend, dtype=None):
+    """Output and gradients, of a loss that weighs all outputs differently."""
+    qkv = [x.detach().to(dtype or x.dtype).requires_grad_() for x in qkv]
+    out = region_attention(*qkv, index, **options, backend=backend)
+    generator = torch.Generator().manual_seed(1)
+    dout = torch.randn(out.shape, generator=generator).to(out)
+    out.backward(dout)
+    return dict(
+        zip(('o', 'dq', 'dk', 'dv'), (out.detach(), *(x.grad for x in qkv))))
+
+
+def assert_equal_to_reference(case, dtype, rtol):
+    qkv, index, options = make_inputs(case, dtype)
+    found = attend(qkv, index, options, 'triton')
+    expected = attend(qkv, index, options, 'reference', torch.float64)
+    for name, value in found.items():
+        assert value.dtype == dtype and value.isfinite().all(), name
+        error = (value.double() - expected[name]).norm()
+        # Where a query has one key its gradient is zero but for rounding.
+        bound = rtol * max(expected[name].norm(), 0.1 * value.numel()**0.5)
+        assert error <= bound, f'{name}: {error / bound * rtol:.1e}'
+
+
+@pytest.mark.parametrize('case', CORNERS)
+@pytest.mark.parametrize('dtype, rtol', [(torch.float32, 1e-5),
+                                         (torch.float16, 3e-3),
+                                         (torch.bfloat16, 2e-2)])
+def test_corners(case, dtype, rtol):
+    if dtype == torch.bfloat16 and DEVICE == 'cpu':
+        pytest.skip("Triton's interpreter has no bf16 products")
+    assert_equal_to_reference(case, dtype, rtol)
+
+
+def test_equal_bit_for_bit():
+    """Twice the same, also where many regions read one."""
+    qkv, index, options = make_inputs((2, 4, 4, 2, 3, 2, 16, 5, None))
+    first, second = (attend(qkv, index, options, 'triton') for _ in range(2))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_output_lies_in_memory_like_the_query():
+    qkv, index, options = make_inputs((1, 2, 2, 2, 3, 2, 16, 2, None))
+    out = region_attention(*qkv, index, **options, backend='triton')
+    assert merge(out).is_contiguous()
+
+
+def test_padding_does_not_exist():
+    qkv, index, options = make_inputs((1, 3, 3, 2, 2, 1, 16, 4, (4, 5)))
+    clean = attend(qkv, index, options, 'triton')
+    off_map = merge(torch.ones_like(qkv[0])).bool()
+    off_map[:, :4, :5] = False
+    off_map = partition(off_map, 3)
+    poisoned = [x.masked_fill(off_map, float('nan')) for x in qkv]
+    for name, value in attend(poisoned, index, options, 'triton').items():
+        torch.testing.assert_close(value, clean[name], msg=name)
+        assert not value[off_map].any(), name
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.library, 'opcheck'), reason='PyTorch before 2.4')
+def test_opcheck():
+    qkv, index, options = make_inputs((1, 2, 2, 2, 2, 1, 16, 2, None))
+    qkv = [x.detach().requires_grad_() for x in qkv]
+    torch.library.opcheck(
+        torch.ops.biformer_mm.region_attention,
+        (*qkv, index.contiguous(), 1, 0.3, 0, 0),
+        test_utils=('test_schema', 'test_autograd_registration',
+                    'test_faketensor'))
+
+
+@pytest.mark.parametrize('first', range(0, 200, 10))
+def test_random_shapes(first):
+    for seed in range(first, first + 10):
+        case = random_case(seed)
+        try:
+            assert_equal_to_reference(case, torch.float32, 1e-5)
+        except AssertionError as error:
+            raise AssertionError(f'{case} (seed {seed}): {error}') from error
