@@ -1,7 +1,9 @@
 """configs/metafile.yml against the configs that it lists."""
+import mmdet
 import pytest
 from config_checks import CONFIGS, NAMES, load
 from mmengine.fileio import load as load_file
+from mmengine.utils import digit_version
 
 from biformer_mm.analysis.cost import model_cost
 
@@ -20,6 +22,9 @@ def test_lists_every_recipe_once():
 
 @pytest.mark.parametrize('model', MODELS, ids=lambda model: model['Name'])
 def test_parameters_and_flops(model):
+    if model['Name'].startswith('dino') and (
+            digit_version(mmdet.__version__) < digit_version('3.5')):
+        pytest.skip('mmdet before 3.5 has a smaller DINO')
     metadata = model['Metadata']
     height, width = map(int, metadata['Input Size'].split('x'))
     name = model['Config'][len('configs/'):-len('.py')]
