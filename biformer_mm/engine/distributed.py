@@ -4,6 +4,7 @@ MMEngine's engine does the work. Added here are the checks that it leaves out,
 and the CPUs: it would select a GPU in every launcher.
 """
 import atexit
+import gc
 import os
 import shutil
 import subprocess
@@ -91,9 +92,7 @@ def use_cpus(cfg: Config) -> None:
     limit = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
     options = dict(timeout=timedelta(seconds=limit)) if limit else {}
     init_process_group('gloo', **options)
-    # Else gloo's threads may release tensors while the interpreter ends, which
-    # aborts the process.
-    atexit.register(destroy_process_group)
+    atexit.register(_leave_group)
     cfg.pop('sync_bn', None)
     wrapper = dict(
         cfg.get('model_wrapper_cfg') or dict(
@@ -103,6 +102,17 @@ def use_cpus(cfg: Config) -> None:
     if wrapper.get('type', usual) == usual:
         wrapper['type'] = 'CPUDistributedDataParallel'
     cfg.model_wrapper_cfg = wrapper
+
+
+def _leave_group() -> None:
+    """Join gloo's threads: one that releases a tensor while the interpreter
+    ends would abort the process.
+
+    They end with the last reference to their group, and the model's wrapper,
+    by now part of garbage cycles, has one.
+    """
+    destroy_process_group()
+    gc.collect()
 
 
 @MODEL_WRAPPERS.register_module()
