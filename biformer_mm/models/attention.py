@@ -3,16 +3,19 @@
 Shapes: N batch, H x W map, C channels, S regions per side, k routed regions,
 m heads.
 """
+from typing import Union
+
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from biformer_mm.ops import (merge, pad_to_regions, partition,
-                             region_attention, routing_index)
+from biformer_mm.ops import (auto_num_regions, merge, pad_to_regions,
+                             partition, region_attention, routing_index)
 from biformer_mm.ops.dispatch import check_backend_name
-from .layers import conv_nhwc
+from .layers import DepthwiseConv, conv_nhwc
 
 PADDINGS = ('legacy', 'masked')
+LCE_SIZE = 5  # of local context enhancement, in tokens
 
 
 @MODELS.register_module()
@@ -26,7 +29,9 @@ class BiLevelRoutingAttention(nn.Module):
     Args:
         embed_dims: Channels, C.
         num_heads: Heads, m.
-        num_regions: Regions per side, S.
+        num_regions: Regions per side, S. 'auto' chooses it for each size of
+            map, near equation 9; see
+            :func:`biformer_mm.ops.auto_num_regions`.
         topk: Routed regions per region, k.
         padding: What completes a map whose size S does not divide. 'legacy',
             as in the released weights: zeros are appended to the layer's input
@@ -46,17 +51,20 @@ class BiLevelRoutingAttention(nn.Module):
     def __init__(self,
                  embed_dims: int,
                  num_heads: int,
-                 num_regions: int,
+                 num_regions: Union[int, str],
                  topk: int,
                  padding: str = 'legacy',
                  attn_backend: str = 'auto') -> None:
         super().__init__()
         _check_heads(embed_dims, num_heads)
-        if not 1 <= topk <= num_regions**2:
+        if num_regions != 'auto' and not isinstance(num_regions, int):
+            raise ValueError("num_regions must be an integer or 'auto'; got "
+                             f'{num_regions!r}')
+        if topk < 1 or num_regions != 'auto' and topk > num_regions**2:
             raise ValueError(
                 'topk must be between 1 and the number of regions, '
-                f'num_regions**2 = {num_regions**2}; got {topk=} with '
-                f'{num_regions=} (None stands for full attention)')
+                f'num_regions**2; got {topk=} with {num_regions=} (None '
+                'stands for full attention)')
         if padding not in PADDINGS:
             raise ValueError(
                 f'padding must be one of {PADDINGS}; got {padding!r}')
@@ -69,7 +77,7 @@ class BiLevelRoutingAttention(nn.Module):
         self.scale = embed_dims**-0.5
 
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
-        self.lce = _lce(embed_dims)
+        self.lce = DepthwiseConv(embed_dims, LCE_SIZE)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,27 +90,31 @@ class BiLevelRoutingAttention(nn.Module):
             (N, H, W, C).
         """
         height, width = x.shape[1:3]
-        padded = pad_to_regions(x, self.num_regions)
-        masked = self.padding == 'masked' and padded is not x
-        valid_size = (height, width) if masked else None
+        num_regions = self.num_regions
+        if num_regions == 'auto':
+            num_regions = auto_num_regions(height, width, x.shape[3],
+                                           self.topk)
 
-        # Cut before the projection: C channels to move instead of 3C.
-        regions = partition(padded, self.num_regions)
-        query, key, value = self.qkv(regions).chunk(3, dim=-1)
-        index = routing_index(query, key, self.topk, valid_size)
+        padded = pad_to_regions(x, num_regions)
+        valid_size = (height, width) if padded is not x else None
+        masked = valid_size is not None and self.padding == 'masked'
+
+        query, key, value = self.qkv(padded).chunk(3, dim=-1)
+        regions = [partition(x, num_regions) for x in (query, key, value)]
+        index = routing_index(*regions[:2], self.topk,
+                              valid_size if masked else None)
         out = region_attention(
-            query,
-            key,
-            value,
+            *regions,
             index,
             num_heads=self.num_heads,
             scale=self.scale,
             valid_size=valid_size,
+            attend_padding=not masked,
             backend=self.attn_backend)
 
-        value = merge(value)
-        if masked:  # then LCE's own zero padding is all there is off the map
-            value = value[:, :height, :width]
+        # Off the map LCE sees zeros or, as far as it reaches, the padding.
+        margin = 0 if masked else LCE_SIZE // 2
+        value = value[:, :height + margin, :width + margin]
         local = conv_nhwc(self.lce, value)[:, :height, :width]
         return self.proj(merge(out)[:, :height, :width] + local)
 
@@ -136,7 +148,7 @@ class FullAttention(nn.Module):
         self.scale = (embed_dims // num_heads)**-0.5
 
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=False)
-        self.lce = _lce(embed_dims)
+        self.lce = DepthwiseConv(embed_dims, LCE_SIZE)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,8 +170,3 @@ def _check_heads(embed_dims: int, num_heads: int) -> None:
     if num_heads < 1 or embed_dims % num_heads:
         raise ValueError('embed_dims must be a multiple of num_heads; got '
                          f'{embed_dims=} and {num_heads=}')
-
-
-def _lce(channels: int) -> nn.Conv2d:
-    """Local context enhancement: 5x5 depth-wise convolution."""
-    return nn.Conv2d(channels, channels, 5, padding=2, groups=channels)

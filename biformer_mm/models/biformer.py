@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from biformer_mm.checkpoint import load_pretrained
 from .attention import BiLevelRoutingAttention, FullAttention
-from .layers import (MLP, DropPath, build_norm, conv_downsample, conv_nhwc,
-                     conv_stem, patch_downsample, patch_stem)
+from .layers import (MLP, DepthwiseConv, DropPath, build_norm, conv_downsample,
+                     conv_nhwc, conv_stem, patch_downsample, patch_stem)
 
 LN_EPS = 1e-6
 STEMS = {
@@ -43,9 +43,7 @@ class BiFormerBlock(nn.Module):
     def __init__(self, channels: int, attn: nn.Module, mlp_ratio: float,
                  pos_conv: bool, drop_path_rate: float) -> None:
         super().__init__()
-        self.pos_conv = nn.Conv2d(
-            channels, channels, 3, padding=1,
-            groups=channels) if pos_conv else None
+        self.pos_conv = DepthwiseConv(channels, 3) if pos_conv else None
         self.norm1 = nn.LayerNorm(channels, eps=LN_EPS)
         self.attn = attn
         self.norm2 = nn.LayerNorm(channels, eps=LN_EPS)
@@ -73,7 +71,9 @@ class BiFormer(BaseModule):
             downsampling) and ``pos_conv``.
         num_regions: Regions per side S, one for all stages or one per stage.
             The paper uses 7 for classification, 8 for segmentation and 16 for
-            detection. Weights do not depend on it.
+            detection. 'auto' chooses S for each map, near equation 9's
+            optimum, so that the cost grows as (H*W)**(4/3). Weights do not
+            depend on it.
         topks: Replaces the ``topks`` of ``arch``.
         padding: 'legacy' or 'masked', see :class:`BiLevelRoutingAttention`.
         in_channels: Channels of the image.
@@ -118,7 +118,7 @@ class BiFormer(BaseModule):
 
     def __init__(self,
                  arch: Union[str, Dict] = 'small',
-                 num_regions: Union[int, Sequence[int]] = 7,
+                 num_regions: Union[int, str, Sequence[Union[int, str]]] = 7,
                  topks: Optional[Sequence[Optional[int]]] = None,
                  padding: str = 'legacy',
                  in_channels: int = 3,
@@ -140,7 +140,7 @@ class BiFormer(BaseModule):
             arch['topks'] = tuple(topks)
         dims, depths = arch['embed_dims'], arch['depths']
         num_stages = len(depths)
-        if isinstance(num_regions, int):
+        if isinstance(num_regions, (int, str)):
             num_regions = (num_regions, ) * num_stages
         self._check_per_stage(arch, num_regions)
         self._check_outputs(out_indices, out_norm, num_stages)
@@ -294,7 +294,8 @@ class BiFormer(BaseModule):
         return dict(arch)
 
     @staticmethod
-    def _check_per_stage(arch: Dict, num_regions: Sequence[int]) -> None:
+    def _check_per_stage(arch: Dict,
+                         num_regions: Sequence[Union[int, str]]) -> None:
         per_stage = {
             'embed_dims': arch['embed_dims'],
             'topks': arch['topks'],
@@ -305,9 +306,10 @@ class BiFormer(BaseModule):
                 raise ValueError(
                     f'{name} must have one entry per stage, '
                     f"{len(arch['depths'])}; got {tuple(values)}")
-        if min(num_regions) < 1:
-            raise ValueError('num_regions must be at least 1; '
-                             f'got {tuple(num_regions)}')
+        if any(s != 'auto' and (not isinstance(s, int) or s < 1)
+               for s in num_regions):
+            raise ValueError("num_regions must be integers of at least 1, or "
+                             f"'auto'; got {tuple(num_regions)}")
         for dims, topk in zip(arch['embed_dims'], arch['topks']):
             if topk is not None and dims % arch['head_dim']:
                 raise ValueError(

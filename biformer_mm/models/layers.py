@@ -1,8 +1,11 @@
-"""Stems, downsampling, MLP and stochastic depth."""
-from typing import Dict
+"""Stems, downsampling, convolutions, MLP and stochastic depth."""
+from typing import Dict, Optional, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
 
 _NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
 
@@ -69,6 +72,72 @@ def conv_nhwc(conv: nn.Module, x: Tensor) -> Tensor:
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+class DepthwiseConv(nn.Conv2d):
+    """Depth-wise convolution that keeps the map's size and trains on CPUs.
+
+    Args:
+        channels: Channels, C.
+        kernel_size: Odd.
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(
+            channels,
+            channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A trace would hold a function that its readers do not know.
+        if (x.device.type == 'cpu' and torch.is_grad_enabled()
+                and not torch.jit.is_tracing()):
+            return _DepthwiseConv.apply(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    """oneDNN's weight gradient takes ten times as long for kernels of more
+    than three columns: it is computed three columns at a time."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(
+            x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout: Tensor) -> Tuple[Optional[Tensor], ...]:
+        x, weight = ctx.saved_tensors
+        channels, _, size, _ = weight.shape
+        same = size // 2
+        # Under autocast the gradient is in half precision, x need not be.
+        need = ctx.needs_input_grad
+        dx = dweight = dbias = None
+        if need[0]:
+            flipped = weight.flip(2, 3).to(dout.dtype)
+            dx = F.conv2d(dout, flipped, padding=same, groups=channels)
+            dx = dx.to(x.dtype)
+        if need[1]:
+            parts = []
+            for first in range(0, size, 3):
+                columns = min(3, size - first)
+                # What these columns see of x, for all of dout's columns.
+                seen = F.pad(x.to(dout.dtype), (same - first,
+                                                first + columns - 1 - same))
+                parts.append(
+                    conv2d_weight(
+                        seen, (channels, 1, size, columns),
+                        dout,
+                        padding=(same, 0),
+                        groups=channels))
+            dweight = torch.cat(parts, dim=-1).to(weight.dtype)
+        if need[2]:
+            dbias = dout.sum(dim=(0, 2, 3)).to(weight.dtype)
+        return dx, dweight, dbias
+
+
 class MLP(nn.Module):
     """Linear, GELU, linear over the last axis.
 
@@ -84,7 +153,44 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        hidden = self.fc1(x)
+        if torch.is_grad_enabled() and _is_plain(self.fc2):
+            return _GELULinear.apply(hidden, self.fc2.weight, self.fc2.bias)
+        return self.fc2(self.act(hidden))
+
+
+class _GELULinear(torch.autograd.Function):
+    """A linear layer of GELU that keeps GELU's input alone and computes its
+    output again in the backward pass: of a block's activations, a fifth."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(F.gelu(x), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout: Tensor) -> Tuple[Optional[Tensor], ...]:
+        x, weight = ctx.saved_tensors
+        dx = dweight = dbias = None
+        if ctx.needs_input_grad[0]:
+            dact = (dout @ weight.to(dout.dtype)).to(x.dtype)
+            dx = torch.ops.aten.gelu_backward(dact, x)
+        rows = dout.flatten(0, -2)
+        if ctx.needs_input_grad[1]:
+            act = F.gelu(x).to(dout.dtype).flatten(0, -2)
+            dweight = (rows.t() @ act).to(weight.dtype)
+        if ctx.needs_input_grad[2]:
+            dbias = rows.sum(dim=0).to(weight.dtype)
+        return dx, dweight, dbias
+
+
+def _is_plain(linear: nn.Module) -> bool:
+    """Whether a layer's weights say all about it: nothing wraps, hooks or
+    traces it."""
+    return (type(linear) is nn.Linear and not linear._forward_hooks
+            and not linear._forward_pre_hooks
+            and not torch.jit.is_tracing())
 
 
 class DropPath(nn.Module):

@@ -8,20 +8,22 @@ import os
 from importlib.util import find_spec
 from typing import Optional, Tuple
 
+import torch
 from torch import Tensor
 
-from . import reference, sdpa
+from . import cpu, reference, sdpa
 
 logger = logging.getLogger(__name__)
 
 # In the order in which 'auto' tries them.
-_BACKENDS = {'sdpa': sdpa, 'reference': reference}
+_BACKENDS = {'cpu': cpu}
 if find_spec('triton'):
-    # Last, as it has yet to be measured on a GPU: it runs when asked for.
     from . import triton
     _BACKENDS['triton'] = triton
+_BACKENDS.update(sdpa=sdpa, reference=reference)
 _ENV_VAR = 'BIFORMER_MM_BACKEND'
 _default = None
+_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
 
 
 def available_backends() -> Tuple[str, ...]:
@@ -61,6 +63,7 @@ def region_attention(query: Tensor,
                      num_heads: int,
                      scale: float,
                      valid_size: Optional[Tuple[int, int]] = None,
+                     attend_padding: bool = False,
                      backend: str = 'auto') -> Tensor:
     """Let the queries of each region attend to the tokens of k regions.
 
@@ -77,9 +80,11 @@ def region_attention(query: Tensor,
             share it.
         num_heads: Heads m; head j owns channels j*C/m to (j+1)*C/m.
         scale: Factor on the dot products, before the softmax.
-        valid_size: (H, W) or None. Tokens at or beyond it are neither queries
-            nor keys: whatever they hold, even nan, is not used, and their
-            output is zero. A query that is left without a key gives zero.
+        valid_size: (H, W) or None. Tokens at or beyond it are padding, neither
+            queries nor keys: whatever they hold, even nan, is not used, and
+            their output is zero. A query that is left without a key gives
+            zero.
+        attend_padding: Padding is no query, but is a key like any token.
         backend: A name of :func:`available_backends`, which either runs or
             raises, or 'auto': the first that supports the inputs.
 
@@ -101,7 +106,8 @@ def region_attention(query: Tensor,
         region_index,
         num_heads=num_heads,
         scale=scale,
-        valid_size=valid_size)
+        valid_size=valid_size,
+        attend_padding=attend_padding)
 
 
 def _resolve(backend: str, query: Tensor, num_heads: int) -> str:
@@ -119,11 +125,16 @@ def _resolve(backend: str, query: Tensor, num_heads: int) -> str:
     for name, module in _BACKENDS.items():
         reason = module.unsupported_reason(query, num_heads)
         if reason is None:
-            logger.debug('region_attention: %s runs', name)
+            _log('region_attention: %s runs', name)
             return name
-        logger.debug('region_attention: not %s, as %s', name, reason)
+        _log('region_attention: not %s, as %s', name, reason)
     raise RuntimeError('no backend supports '
                        f'{query.dtype=} on {query.device=}')
+
+
+def _log(message: str, *args: str) -> None:
+    if not _is_compiling():  # it cannot trace a logger
+        logger.debug(message, *args)
 
 
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor,

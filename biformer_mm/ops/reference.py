@@ -18,7 +18,8 @@ def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
 
 def region_attention(query: Tensor, key: Tensor, value: Tensor,
                      region_index: Tensor, *, num_heads: int, scale: float,
-                     valid_size: Optional[Tuple[int, int]]) -> Tensor:
+                     valid_size: Optional[Tuple[int, int]],
+                     attend_padding: bool) -> Tensor:
     """See :func:`biformer_mm.ops.region_attention`."""
     return region_attention_with_weights(
         query,
@@ -27,7 +28,8 @@ def region_attention(query: Tensor, key: Tensor, value: Tensor,
         region_index,
         num_heads=num_heads,
         scale=scale,
-        valid_size=valid_size)[0]
+        valid_size=valid_size,
+        attend_padding=attend_padding)[0]
 
 
 def region_attention_with_weights(
@@ -38,16 +40,16 @@ def region_attention_with_weights(
         *,
         num_heads: int,
         scale: float,
-        valid_size: Optional[Tuple[int, int]] = None
-) -> Tuple[Tensor, Tensor]:
+        valid_size: Optional[Tuple[int, int]] = None,
+        attend_padding: bool = False) -> Tuple[Tensor, Tensor]:
     """Region attention that also returns its attention maps.
 
     Meant for tests and visualisation: it holds k copies of the keys and
     values and the whole maps.
 
     Args:
-        query, key, value, region_index, num_heads, scale, valid_size: As in
-            :func:`biformer_mm.ops.region_attention`.
+        query, key, value, region_index, num_heads, scale, valid_size,
+            attend_padding: As in :func:`biformer_mm.ops.region_attention`.
 
     Returns:
         The output, (N, Sh, Sw, h, w, C), in ``query``'s dtype; and the
@@ -64,18 +66,20 @@ def region_attention_with_weights(
             mask = valid_tokens(query.shape[1:5], valid_size, query.device)
             mask = mask.flatten(2).flatten(0, 1)  # (R, T)
             # What lies in the padding must not reach the sums even as 0 * nan.
-            q, k, v = (x.masked_fill(~mask.unsqueeze(-1), 0)
-                       for x in (q, k, v))
+            q = q.masked_fill(~mask.unsqueeze(-1), 0)
+            if not attend_padding:
+                k, v = (x.masked_fill(~mask.unsqueeze(-1), 0) for x in (k, v))
 
         q = _split_heads(q, num_heads)
         k, v = (_split_heads(_gather(x, region_index), num_heads)
                 for x in (k, v))
         scores = (q * scale) @ k.transpose(-2, -1)  # (N, R, m, T, k*T)
-        if mask is None:
+        if mask is None or attend_padding:
             weights = scores.softmax(dim=-1)
         else:
             keys = mask[region_index].flatten(2)[:, :, None, None]
             weights = _masked_softmax(scores, keys)
+        if mask is not None:
             weights = weights.masked_fill(~mask[:, None, :, None], 0)
         out = (weights @ v).transpose(2, 3)  # (N, R, T, m, d)
         return out.reshape(query.shape).to(query.dtype), weights

@@ -3,11 +3,41 @@
 Shapes: N batch, H x W map, C channels, S regions per side, h x w tokens per
 region (so that a padded map measures S*h x S*w).
 """
+import math
+from functools import lru_cache
 from typing import Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@lru_cache(maxsize=None)
+def auto_num_regions(height: int, width: int, channels: int,
+                     topk: int) -> int:
+    """Regions per side with which routing attention costs least on a map.
+
+    Equation 8's count, of the padded map, is minimised over whole S. Its
+    minimum lies near equation 9's S = (k/2 * (H*W)**2)**(1/6), so that the
+    cost grows as (H*W)**(4/3).
+
+    Args:
+        height, width: Size of the map, H and W.
+        channels: Channels, C.
+        topk: Routed regions per region, k.
+
+    Returns:
+        S, from ceil(sqrt(k)), the fewest that give k regions, to the map's
+        shorter side.
+    """
+
+    def cost(s: int) -> float:
+        tokens = s * -(-height // s) * s * -(-width // s)
+        return (3 * tokens * channels**2 + 2 * s**4 * channels +
+                2 * topk * tokens**2 * channels / s**2)
+
+    fewest = math.isqrt(topk - 1) + 1
+    return min(range(fewest, max(fewest, min(height, width)) + 1), key=cost)
 
 
 def pad_to_regions(x: Tensor, num_regions: int) -> Tensor:

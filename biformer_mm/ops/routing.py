@@ -59,10 +59,14 @@ def region_mean(
     """
     dtype = torch.promote_types(tokens.dtype, torch.float32)
     if valid_size is None:
-        return tokens.mean(dim=(3, 4), dtype=dtype).flatten(1, 2), None
+        return _sum(tokens, dtype) / (tokens.shape[3] * tokens.shape[4]), None
     valid = valid_tokens(tokens.shape[1:5], valid_size, tokens.device)
-    total = tokens.masked_fill(~valid.unsqueeze(-1), 0).sum(
-        dim=(3, 4), dtype=dtype)
+    total = _sum(tokens.masked_fill(~valid.unsqueeze(-1), 0), dtype)
     count = valid.sum(dim=(2, 3)).flatten()
-    mean = total.flatten(1, 2) / count.clamp(min=1).unsqueeze(-1)
-    return mean, count > 0
+    return total / count.clamp(min=1).unsqueeze(-1), count > 0
+
+
+def _sum(tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, S, S, h, w, C) -> (N, S*S, C)."""
+    # Rows, then columns: several times faster on CPUs than both at once.
+    return tokens.sum(dim=3, dtype=dtype).sum(dim=3).flatten(1, 2)

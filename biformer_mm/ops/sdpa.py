@@ -27,7 +27,8 @@ def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
 
 def region_attention(query: Tensor, key: Tensor, value: Tensor,
                      region_index: Tensor, *, num_heads: int, scale: float,
-                     valid_size: Optional[Tuple[int, int]]) -> Tensor:
+                     valid_size: Optional[Tuple[int, int]],
+                     attend_padding: bool) -> Tensor:
     """See :func:`biformer_mm.ops.region_attention`."""
     regions = query.shape[1] * query.shape[2]
     q, k, v = (x.flatten(3, 4).flatten(0, 2) for x in (query, key, value))
@@ -35,7 +36,9 @@ def region_attention(query: Tensor, key: Tensor, value: Tensor,
     if valid_size is not None:
         valid = valid_tokens(query.shape[1:5], valid_size, query.device)
         mask = valid.flatten(2).flatten(0, 1)  # (R, T)
-        q, k, v = (_clear_padding(x, mask) for x in (q, k, v))
+        q = _clear_padding(q, mask)
+        if not attend_padding:
+            k, v = (_clear_padding(x, mask) for x in (k, v))
     if regions > 1:
         rows = _rows(region_index)
         k, v = (x.index_select(0, rows) for x in (k, v))
@@ -44,7 +47,7 @@ def region_attention(query: Tensor, key: Tensor, value: Tensor,
     q, k, v = (
         x.reshape(len(q), -1, num_heads, x.shape[-1] // num_heads)
         .transpose(1, 2) for x in (q, k, v))
-    if mask is None:
+    if mask is None or attend_padding:
         out = F.scaled_dot_product_attention(q, k, v, scale=scale)
     else:
         keys = mask[region_index].flatten(2).flatten(0, 1)  # (N*R, k*T)
@@ -52,8 +55,10 @@ def region_attention(query: Tensor, key: Tensor, value: Tensor,
         # A row without a key would be nan: let it attend, then zero it.
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=keys[:, None, None] | keyless, scale=scale)
+        out = out.masked_fill(keyless, 0)
+    if mask is not None:
         queries = mask.repeat(len(region_index), 1)[:, None, :, None]
-        out = out.masked_fill(keyless | ~queries, 0)
+        out = out.masked_fill(~queries, 0)
     return out.transpose(1, 2).reshape(query.shape)
 
 

@@ -11,26 +11,78 @@ Shapes: N batch, R = Sh*Sw regions, T = h*w tokens per region, k routed
 regions, C channels, m heads of d = C/m channels. Strides come as five numbers,
 of N, Sh, Sw, h and w; that of C is 1. ``scale`` has a factor log2(e), as the
 GPU has exp2, not exp; the log-sum-exp is to the base 2.
+
+Sizes are not compiled in, so that new ones do not compile anew; ``by_T``,
+``by_w`` and ``by_SW`` are their reciprocals, see :func:`reciprocal`. Compiled
+in are the tiles (BLOCK_M queries, BLOCK_N keys, BLOCK_D channels), d, and
+
+- CROP: the map is cropped; tokens at or beyond (valid_h, valid_w) are padding
+  and no queries.
+- CROP_KEYS: padding is no key either.
+- EVEN: tiles cut the list without a remainder.
 """
 import triton
 import triton.language as tl
 
+LN_2 = tl.constexpr(0.6931471805599453)
+# The sizes that Triton's specialisation on 1 and multiples of 16 would
+# compile anew without making them faster.
+SIZES = ('heads', 'R', 'topk', 'T', 'SW', 'h', 'w', 'valid_h', 'valid_w',
+         'by_T', 'by_SW', 'by_w')
+
+
+def reciprocal(divisor: int) -> int:
+    """What :func:`_divide` multiplies by: 31 bits of 1/divisor, and a shift.
+
+    A GPU has no integer division, and without this one most of a kernel's
+    instructions would be spent on emulating it.
+    """
+    shift = (divisor - 1).bit_length()
+    return -(-2**(30 + shift) // divisor) << 32 | shift
+
 
 @triton.jit
-def _there(token, region, SW, h, w, valid_h, valid_w, MASKED: tl.constexpr):
-    """Whether entries of a region's token list are tokens that take part."""
-    there = token < h * w
-    if MASKED:
-        there &= (region // SW) * h + token // w < valid_h
-        there &= (region % SW) * w + token % w < valid_w
-    return there
+def _divide(x, by):
+    """Quotient of integers in 0 <= x < 2**30, exact."""
+    by = by.to(tl.uint64)
+    high = tl.umulhi(x.to(tl.uint32) << 2, (by >> 32).to(tl.uint32))
+    return (high >> by.to(tl.uint32)).to(tl.int32)
 
 
 @triton.jit
-def _offset(token, region, SW, w, s_row, s_col, s_y, s_x):
+def _valid(token, region, SW, by_SW, h, w, by_w, valid_h, valid_w):
+    """Whether tokens of regions lie on the map, not in its padding."""
+    region_row = _divide(region, by_SW)
+    y = _divide(token, by_w)
+    return ((region_row * h + y < valid_h) &
+            ((region - region_row * SW) * w + token - y * w < valid_w))
+
+
+@triton.jit
+def _offset(token, region, SW, by_SW, w, by_w, s_row, s_col, s_y, s_x):
     """Where tokens lie, from the first of their image."""
-    return ((region // SW) * s_row + (region % SW) * s_col +
-            (token // w) * s_y + (token % w) * s_x)
+    region_row = _divide(region, by_SW)
+    y = _divide(token, by_w)
+    return (region_row * s_row + (region - region_row * SW) * s_col + y * s_y +
+            (token - y * w) * s_x)
+
+
+@triton.jit
+def _tile(start, LIST, length, T, by_T, BLOCK: tl.constexpr,
+          EVEN: tl.constexpr):
+    """Part of the list of all tokens of the regions that LIST names.
+
+    Returns:
+        Token, region, and whether the entry is before the list's end.
+    """
+    position = start + tl.arange(0, BLOCK)
+    slot = _divide(position, by_T)
+    if EVEN:
+        there = tl.full([BLOCK], True, tl.int1)
+    else:
+        there = slot < length
+    region = tl.load(LIST + slot, mask=there, other=0).to(tl.int32)
+    return position - slot * T, region, there
 
 
 @triton.jit
@@ -50,14 +102,14 @@ def _store(pointer, offset, there, channel, x, HEAD_DIM: tl.constexpr):
         mask=there[:, None] & (channel < HEAD_DIM)[None, :])
 
 
-@triton.jit
-def forward(Q, K, V, INDEX, OUT, LSE, scale, heads, R, topk, SW, h, w, valid_h,
-            valid_w, i_n, i_row, i_col, i_y, i_x, o_n, o_row, o_col, o_y, o_x,
-            HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-            BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
-            PRECISION: tl.constexpr):
+@triton.jit(do_not_specialize=SIZES)
+def forward(Q, K, V, INDEX, OUT, LSE, scale, heads, R, topk, T, SW, h, w, by_T,
+            by_SW, by_w, valid_h, valid_w, i_n, i_row, i_col, i_y, i_x, o_n,
+            o_row, o_col, o_y, o_x, HEAD_DIM: tl.constexpr,
+            BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
+            BLOCK_N: tl.constexpr, CROP: tl.constexpr, CROP_KEYS: tl.constexpr,
+            EVEN: tl.constexpr, PRECISION: tl.constexpr):
     """A tile of one region's queries, for one head of one image."""
-    T = h * w
     tiles = tl.cdiv(T, BLOCK_M)
     region = tl.program_id(0) // tiles
     image = (tl.program_id(1) // heads).to(tl.int64)
@@ -69,27 +121,36 @@ def forward(Q, K, V, INDEX, OUT, LSE, scale, heads, R, topk, SW, h, w, valid_h,
     INDEX += (image * R + region) * topk
 
     row = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
-    row_there = _there(row, region, SW, h, w, valid_h, valid_w, MASKED)
-    q = _load(Q, _offset(row, region, SW, w, i_row, i_col, i_y, i_x),
-              row_there, channel, HEAD_DIM)
+    in_region = row < T
+    stop = topk * T
+    queries = in_region
+    if CROP:
+        queries &= _valid(row, region, SW, by_SW, h, w, by_w, valid_h, valid_w)
+        stop *= tl.max(queries.to(tl.int32), 0)  # no query, no work
+    q = _load(Q,
+              _offset(row, region, SW, by_SW, w, by_w, i_row, i_col, i_y, i_x),
+              queries, channel, HEAD_DIM)
 
     largest = tl.full([BLOCK_M], float('-inf'), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     out = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for start in range(0, topk * T, BLOCK_N):
-        position = start + tl.arange(0, BLOCK_N)
-        slot = position // T
-        token = position % T
-        routed = tl.load(INDEX + slot, mask=slot < topk, other=0).to(tl.int32)
-        there = (slot < topk) & _there(token, routed, SW, h, w, valid_h,
-                                       valid_w, MASKED)
-        offset = _offset(token, routed, SW, w, i_row, i_col, i_y, i_x)
-        k = _load(K, offset, there, channel, HEAD_DIM)
-        v = _load(V, offset, there, channel, HEAD_DIM)
+    for start in range(0, stop, BLOCK_N):
+        token, routed, keys = _tile(start, INDEX, topk, T, by_T, BLOCK_N, EVEN)
+        if CROP_KEYS:
+            keys &= _valid(token, routed, SW, by_SW, h, w, by_w, valid_h,
+                           valid_w)
+        offset = _offset(token, routed, SW, by_SW, w, by_w, i_row, i_col, i_y,
+                         i_x)
+        k = _load(K, offset, keys, channel, HEAD_DIM)
+        v = _load(V, offset, keys, channel, HEAD_DIM)
+        # Entries that are no key get -inf by the addition of a
+        # multiply-add, which costs nothing beside the multiplication.
         score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-        score = tl.where(there[None, :], score, float('-inf'))
+        score += tl.where(keys, 0., float('-inf'))[None, :]
         new = tl.maximum(largest, tl.max(score, 1))
-        base = tl.where(new == float('-inf'), 0., new)
+        base = new
+        if CROP_KEYS:
+            base = tl.where(new == float('-inf'), 0., new)
         weight = tl.exp2(score - base[:, None])
         shrink = tl.exp2(largest - base)
         total = total * shrink + tl.sum(weight, 1)
@@ -98,29 +159,32 @@ def forward(Q, K, V, INDEX, OUT, LSE, scale, heads, R, topk, SW, h, w, valid_h,
         largest = new
 
     keyless = total == 0.
-    out = out / tl.where(keyless, 1., total)[:, None]
+    total = tl.where(keyless, 1., total)
+    out = out / total[:, None]
     # An infinite log-sum-exp makes every weight of the backward pass zero.
-    lse = tl.where(row_there & ~keyless, largest + tl.log2(total),
-                   float('inf'))
-    in_region = row < T
+    lse = tl.where(queries & ~keyless, largest + tl.log2(total), float('inf'))
     tl.store(
         LSE + ((image * heads + head) * R + region) * T + row,
         lse,
         mask=in_region)
     _store(OUT + image * o_n + head * HEAD_DIM,
-           _offset(row, region, SW, w, o_row, o_col, o_y, o_x), in_region,
-           channel, tl.where(row_there[:, None], out, 0.), HEAD_DIM)
+           _offset(row, region, SW, by_SW, w, by_w, o_row, o_col, o_y, o_x),
+           in_region, channel, tl.where(queries[:, None], out, 0.), HEAD_DIM)
 
 
-@triton.jit
-def backward_query(Q, K, V, INDEX, OUT, DOUT, LSE, DELTA, DQ, scale, heads, R,
-                   topk, SW, h, w, valid_h, valid_w, i_n, i_row, i_col, i_y,
-                   i_x, o_n, o_row, o_col, o_y, o_x, HEAD_DIM: tl.constexpr,
-                   BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
-                   BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
-                   PRECISION: tl.constexpr):
-    """dQ of a tile of queries, and the sums over channels of out * dout."""
-    T = h * w
+@triton.jit(do_not_specialize=SIZES)
+def backward_query(Q, K, V, INDEX, OUT, DOUT, LSE, STATISTICS, DQ, scale,
+                   heads, R, topk, T, SW, h, w, by_T, by_SW, by_w, valid_h,
+                   valid_w, i_n, i_row, i_col, i_y, i_x, o_n, o_row, o_col,
+                   o_y, o_x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+                   BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+                   CROP: tl.constexpr, CROP_KEYS: tl.constexpr,
+                   EVEN: tl.constexpr, PRECISION: tl.constexpr):
+    """dQ of a tile of queries, and what dK and dV need to know of them.
+
+    Of each query, STATISTICS holds the log-sum-exp and the sum over channels
+    of out * dout.
+    """
     tiles = tl.cdiv(T, BLOCK_M)
     region = tl.program_id(0) // tiles
     image = (tl.program_id(1) // heads).to(tl.int64)
@@ -135,47 +199,56 @@ def backward_query(Q, K, V, INDEX, OUT, DOUT, LSE, DELTA, DQ, scale, heads, R,
 
     row = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
     in_region = row < T
-    row_there = _there(row, region, SW, h, w, valid_h, valid_w, MASKED)
-    offset = _offset(row, region, SW, w, o_row, o_col, o_y, o_x)
-    q = _load(Q, _offset(row, region, SW, w, i_row, i_col, i_y, i_x),
-              row_there, channel, HEAD_DIM)
-    dout = _load(DOUT + to_head, offset, row_there, channel, HEAD_DIM)
-    out = _load(OUT + to_head, offset, row_there, channel, HEAD_DIM)
+    stop = topk * T
+    queries = in_region
+    if CROP:
+        queries &= _valid(row, region, SW, by_SW, h, w, by_w, valid_h, valid_w)
+        stop *= tl.max(queries.to(tl.int32), 0)  # no query, no work
+    row_offset = _offset(row, region, SW, by_SW, w, by_w, o_row, o_col, o_y,
+                         o_x)
+    q = _load(Q,
+              _offset(row, region, SW, by_SW, w, by_w, i_row, i_col, i_y, i_x),
+              queries, channel, HEAD_DIM)
+    dout = _load(DOUT + to_head, row_offset, queries, channel, HEAD_DIM)
+    out = _load(OUT + to_head, row_offset, queries, channel, HEAD_DIM)
     delta = tl.sum(out.to(tl.float32) * dout.to(tl.float32), 1)
-    tl.store(DELTA + to_rows + row, delta, mask=in_region)
     lse = tl.load(LSE + to_rows + row, mask=in_region, other=float('inf'))
+    # Side by side, since a kernel reads pairs with half the instructions.
+    tl.store(
+        STATISTICS + (to_rows + row)[:, None] * 2 + tl.arange(0, 2)[None, :],
+        tl.join(lse, delta),
+        mask=in_region[:, None])
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for start in range(0, topk * T, BLOCK_N):
-        position = start + tl.arange(0, BLOCK_N)
-        slot = position // T
-        token = position % T
-        routed = tl.load(INDEX + slot, mask=slot < topk, other=0).to(tl.int32)
-        there = (slot < topk) & _there(token, routed, SW, h, w, valid_h,
-                                       valid_w, MASKED)
-        offset = _offset(token, routed, SW, w, i_row, i_col, i_y, i_x)
-        k = _load(K, offset, there, channel, HEAD_DIM)
-        v = _load(V, offset, there, channel, HEAD_DIM)
+    for start in range(0, stop, BLOCK_N):
+        token, routed, keys = _tile(start, INDEX, topk, T, by_T, BLOCK_N, EVEN)
+        if CROP_KEYS:
+            keys &= _valid(token, routed, SW, by_SW, h, w, by_w, valid_h,
+                           valid_w)
+        offset = _offset(token, routed, SW, by_SW, w, by_w, i_row, i_col, i_y,
+                         i_x)
+        k = _load(K, offset, keys, channel, HEAD_DIM)
+        v = _load(V, offset, keys, channel, HEAD_DIM)
         score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+        score += tl.where(keys, 0., float('-inf'))[None, :]
         weight = tl.exp2(score - lse[:, None])
-        weight = tl.where(there[None, :], weight, 0.)
         dweight = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
         dscore = weight * (dweight - delta[:, None])
         dq += tl.dot(dscore.to(k.dtype), k, input_precision=PRECISION)
-    # 0.69 is ln(2): the gradient is of exp, not of exp2.
-    _store(DQ + to_head, _offset(row, region, SW, w, o_row, o_col, o_y, o_x),
-           in_region, channel, dq * (scale * 0.6931471805599453), HEAD_DIM)
+    # The gradient is of exp, not of exp2.
+    _store(DQ + to_head, row_offset, in_region, channel, dq * (scale * LN_2),
+           HEAD_DIM)
 
 
-@triton.jit
-def backward_key(Q, K, V, START, READER, DOUT, LSE, DELTA, DK, DV, scale,
-                 heads, R, topk, SW, h, w, valid_h, valid_w, i_n, i_row, i_col,
-                 i_y, i_x, o_n, o_row, o_col, o_y, o_x, HEAD_DIM: tl.constexpr,
-                 BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
-                 BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
-                 PRECISION: tl.constexpr):
+@triton.jit(do_not_specialize=SIZES)
+def backward_key(Q, K, V, START, READER, DOUT, STATISTICS, DK, DV, scale,
+                 heads, R, topk, T, SW, h, w, by_T, by_SW, by_w, valid_h,
+                 valid_w, i_n, i_row, i_col, i_y, i_x, o_n, o_row, o_col, o_y,
+                 o_x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+                 BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+                 CROP: tl.constexpr, CROP_KEYS: tl.constexpr,
+                 EVEN: tl.constexpr, PRECISION: tl.constexpr):
     """dK and dV of a tile of keys, from the queries that were routed there."""
-    T = h * w
     tiles = tl.cdiv(T, BLOCK_N)
     region = tl.program_id(0) // tiles
     image = (tl.program_id(1) // heads).to(tl.int64)
@@ -183,37 +256,48 @@ def backward_key(Q, K, V, START, READER, DOUT, LSE, DELTA, DK, DV, scale,
     channel = tl.arange(0, BLOCK_D)
     to_head = image * o_n + head * HEAD_DIM
     Q += image * i_n + head * HEAD_DIM
+    K += image * i_n + head * HEAD_DIM
+    V += image * i_n + head * HEAD_DIM
     DOUT += to_head
-    LSE += (image * heads + head) * R * T
-    DELTA += (image * heads + head) * R * T
-
-    key = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
-    key_there = _there(key, region, SW, h, w, valid_h, valid_w, MASKED)
-    offset = _offset(key, region, SW, w, i_row, i_col, i_y, i_x)
-    k = _load(K + image * i_n + head * HEAD_DIM, offset, key_there, channel,
-              HEAD_DIM)
-    v = _load(V + image * i_n + head * HEAD_DIM, offset, key_there, channel,
-              HEAD_DIM)
-
+    STATISTICS += (image * heads + head) * R * T * 2
     first = tl.load(START + image * (R + 1) + region)
     readers = tl.load(START + image * (R + 1) + region + 1) - first
     READER += image * R * topk + first
+
+    key = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    in_region = key < T
+    stop = readers * T
+    keys = in_region
+    if CROP_KEYS:
+        keys &= _valid(key, region, SW, by_SW, h, w, by_w, valid_h, valid_w)
+        stop *= tl.max(keys.to(tl.int32), 0)  # no key, no work
+    offset = _offset(key, region, SW, by_SW, w, by_w, i_row, i_col, i_y, i_x)
+    k = _load(K, offset, keys, channel, HEAD_DIM)
+    v = _load(V, offset, keys, channel, HEAD_DIM)
+
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    for start in range(0, readers * T, BLOCK_M):
-        position = start + tl.arange(0, BLOCK_M)
-        slot = position // T
-        token = position % T
-        reader = tl.load(READER + slot, mask=slot < readers, other=0)
-        there = (slot < readers) & _there(token, reader, SW, h, w, valid_h,
-                                          valid_w, MASKED)
-        q = _load(Q, _offset(token, reader, SW, w, i_row, i_col, i_y, i_x),
-                  there, channel, HEAD_DIM)
-        dout = _load(DOUT, _offset(token, reader, SW, w, o_row, o_col, o_y,
-                                   o_x), there, channel, HEAD_DIM)
-        at = reader * T + token
-        lse = tl.load(LSE + at, mask=there, other=float('inf'))
-        delta = tl.load(DELTA + at, mask=there, other=0.)
+    for start in range(0, stop, BLOCK_M):
+        token, reader, queries = _tile(start, READER, readers, T, by_T,
+                                       BLOCK_M, EVEN)
+        if CROP:
+            queries &= _valid(token, reader, SW, by_SW, h, w, by_w, valid_h,
+                              valid_w)
+        q = _load(
+            Q,
+            _offset(token, reader, SW, by_SW, w, by_w, i_row, i_col, i_y, i_x),
+            queries, channel, HEAD_DIM)
+        dout = _load(
+            DOUT,
+            _offset(token, reader, SW, by_SW, w, by_w, o_row, o_col, o_y, o_x),
+            queries, channel, HEAD_DIM)
+        at = (reader * T + token) * 2
+        pair = tl.load(
+            STATISTICS + at[:, None] + tl.arange(0, 2)[None, :],
+            mask=queries[:, None],
+            other=0.)
+        lse, delta = tl.split(pair)
+        lse = tl.where(queries, lse, float('inf'))
         score = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
         weight = tl.exp2(score - lse[None, :])
         dv += tl.dot(weight.to(dout.dtype), dout, input_precision=PRECISION)
@@ -221,9 +305,8 @@ def backward_key(Q, K, V, START, READER, DOUT, LSE, DELTA, DK, DV, scale,
         dscore = weight * (dweight - delta[None, :])
         dk += tl.dot(dscore.to(q.dtype), q, input_precision=PRECISION)
 
-    in_region = key < T
-    offset = _offset(key, region, SW, w, o_row, o_col, o_y, o_x)
-    dk = tl.where(key_there[:, None], dk * (scale * 0.6931471805599453), 0.)
-    dv = tl.where(key_there[:, None], dv, 0.)
+    offset = _offset(key, region, SW, by_SW, w, by_w, o_row, o_col, o_y, o_x)
+    dk = tl.where(keys[:, None], dk * (scale * LN_2), 0.)
+    dv = tl.where(keys[:, None], dv, 0.)
     _store(DK + to_head, offset, in_region, channel, dk, HEAD_DIM)
     _store(DV + to_head, offset, in_region, channel, dv, HEAD_DIM)

@@ -6,8 +6,9 @@ from mmengine.utils import digit_version
 
 from biformer_mm.models import BiLevelRoutingAttention
 from biformer_mm.models.attention import FullAttention
+from biformer_mm.ops import auto_num_regions
 
-BACKENDS = ('reference', 'sdpa')
+BACKENDS = ('reference', 'sdpa', 'cpu')
 
 
 def masked_loop(layer, x):
@@ -99,6 +100,17 @@ def test_paddings_agree_where_nothing_is_padded():
     assert torch.equal(legacy(x), masked(x))
 
 
+def test_auto_regions_are_those_of_the_map():
+    torch.manual_seed(0)
+    auto = BiLevelRoutingAttention(8, 2, 'auto', 4)
+    for height, width in ((8, 12), (20, 20), (1, 3)):
+        num_regions = auto_num_regions(height, width, channels=8, topk=4)
+        fixed = BiLevelRoutingAttention(8, 2, num_regions, 4)
+        fixed.load_state_dict(auto.state_dict())
+        x = torch.randn(2, height, width, 8)
+        assert torch.equal(auto(x), fixed(x))
+
+
 def test_full_attention_equals_a_loop_over_queries():
     torch.manual_seed(0)
     layer = FullAttention(16, num_heads=4).double()
@@ -116,8 +128,10 @@ def test_full_attention_equals_a_loop_over_queries():
 
 
 @pytest.mark.parametrize('args, message', [
-    (dict(topk=17), r'between 1 and .* 16; got topk=17 with num_regions=4'),
+    (dict(topk=17), r'between 1 and .*\*\*2; got topk=17 with num_regions=4'),
     (dict(topk=0), 'got topk=0'),
+    (dict(topk=0, num_regions='auto'), "got topk=0 with num_regions='auto'"),
+    (dict(num_regions='8'), "an integer or 'auto'; got '8'"),
     (dict(num_heads=3), 'got embed_dims=8 and num_heads=3'),
     (dict(padding='zeros'), "one of .'legacy', 'masked'.; got 'zeros'"),
     (dict(attn_backend='cuda'), "one of 'auto', .*; got 'cuda'"),

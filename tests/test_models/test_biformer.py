@@ -226,9 +226,9 @@ def test_out_norms():
 
 
 def test_num_regions_and_topks_per_stage():
-    model = build(num_regions=(8, 4, 2, 1), topks=(2, 2, 2, 1))
+    model = build(num_regions=(8, 'auto', 2, 1), topks=(2, 2, 2, 1))
     layers = [stage[0].attn for stage in model.stages]
-    assert [m.num_regions for m in layers] == [8, 4, 2, 1]
+    assert [m.num_regions for m in layers] == [8, 'auto', 2, 1]
     assert [m.topk for m in layers] == [2, 2, 2, 1]
     assert model(torch.randn(1, 3, 64, 64))[3].shape == (1, 32, 2, 2)
 
@@ -249,7 +249,7 @@ def test_num_regions_and_topks_per_stage():
     (dict(topks=(0, 4, 16, None)), 'got topk=0'),
     (dict(topks=(1, 4)), 'one entry per stage, 4; got .1, 4.'),
     (dict(num_regions=(7, 7)), 'one entry per stage, 4; got .7, 7.'),
-    (dict(num_regions=0), 'at least 1; got .0, 0, 0, 0.'),
+    (dict(num_regions=0), 'at least 1, or .auto.; got .0, 0, 0, 0.'),
     (dict(out_indices=(1, 4)), 'between 0 and 3; got .1, 4.'),
     (dict(out_indices=(-1, 2)), 'between 0 and 3; got .-1, 2.'),
     (dict(out_indices=()), 'between 0 and 3; got ..'),

@@ -29,7 +29,7 @@ def picky(monkeypatch):
         unsupported_reason=lambda query, _: f'it dislikes {query.dtype}')
     monkeypatch.setattr(dispatch, '_BACKENDS', {
         'picky': module,
-        **dispatch._BACKENDS
+        'sdpa': ops.sdpa
     })
 
 
@@ -41,13 +41,22 @@ def no_default(monkeypatch):
 
 
 def test_available_backends():
-    """Triton's where Triton is, and it is never what 'auto' takes first."""
+    """Triton's where Triton is."""
     with_triton = ('triton', ) if find_spec('triton') else ()
-    assert ops.available_backends() == ('sdpa', 'reference', *with_triton)
+    assert ops.available_backends() == ('cpu', *with_triton, 'sdpa',
+                                        'reference')
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
+def test_auto_takes_the_cpus_backend_on_cpus(inputs, caplog):
+    caplog.set_level(logging.DEBUG, logger='biformer_mm')
+    attend(inputs)
+    assert caplog.messages == ['region_attention: cpu runs']
 
 
 def test_unknown_backend_lists_the_valid_ones(inputs):
-    message = "one of 'auto', 'sdpa', 'reference'.*; got 'cuda'"
+    message = "one of 'auto', 'cpu', .*'sdpa', 'reference'; got 'cuda'"
     with pytest.raises(ValueError, match=message):
         attend(inputs, backend='cuda')
     with pytest.raises(ValueError, match=message):
@@ -82,7 +91,7 @@ def test_default_comes_from_the_setter_before_the_environment(
                 unsupported_reason=module.unsupported_reason,
                 region_attention=lambda *args, name=name, **kwargs: used.
                 append(name)))
-    attend(inputs)
+    attend(inputs, backend='sdpa')
     monkeypatch.setenv('BIFORMER_MM_BACKEND', 'reference')
     attend(inputs)
     ops.set_default_backend('sdpa')

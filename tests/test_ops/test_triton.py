@@ -8,37 +8,43 @@ import torch
 from biformer_mm.ops import merge, partition, region_attention
 
 pytest.importorskip('triton', minversion='3.0')
+from biformer_mm.ops import triton  # noqa: E402
+from biformer_mm.ops.triton_kernels import reciprocal  # noqa: E402
+
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 CORNERS = [
-    # N, Sh, Sw, h, w, heads, head dim, k, valid size
-    (1, 2, 3, 7, 7, 2, 32, 1, None),  # tails of 49 tokens
-    (1, 1, 2, 13, 21, 1, 32, 2, None),  # 273 tokens, several tiles
-    (1, 5, 5, 2, 2, 1, 32, 16, None),
-    (1, 4, 4, 1, 2, 2, 16, 16, None),
-    (1, 1, 1, 7, 7, 2, 64, 1, None),  # full attention
-    (1, 3, 3, 2, 3, 1, 24, 2, None),  # head dim between powers of two
-    (1, 4, 4, 2, 2, 1, 16, 3, (7, 5)),
-    (1, 4, 4, 2, 2, 1, 16, 16, (3, 8)),  # regions without a token
-    (1, 4, 4, 1, 1, 2, 16, 2, (1, 1)),
+    # N, Sh, Sw, h, w, heads, head dim, k, valid size, attend padding
+    (1, 2, 3, 7, 7, 2, 32, 1, None, False),  # tails of 49 tokens
+    (1, 1, 2, 13, 21, 1, 32, 2, None, False),  # 273 tokens, several tiles
+    (1, 5, 5, 2, 2, 1, 32, 16, None, False),
+    (1, 4, 4, 1, 2, 2, 16, 16, None, False),
+    (1, 1, 1, 7, 7, 2, 64, 1, None, False),  # full attention
+    (1, 3, 3, 2, 3, 1, 24, 2, None, False),  # head dim between powers of two
+    (1, 4, 4, 2, 2, 1, 16, 3, (7, 5), False),
+    (1, 4, 4, 2, 2, 1, 16, 16, (3, 8), False),  # regions without a token
+    (1, 4, 4, 1, 1, 2, 16, 2, (1, 1), False),
+    (1, 4, 4, 2, 2, 1, 16, 3, (7, 5), True),
+    (2, 3, 3, 5, 6, 1, 32, 2, (11, 13), True),
+    (1, 4, 4, 2, 2, 1, 16, 16, (3, 8), True),
 ]
 
 
 def random_case(seed):
     draw = random.Random(seed)
-    sh, sw = draw.randint(1, 3), draw.randint(1, 3)
-    h, w = draw.randint(1, 5), draw.randint(1, 5)
+    sh, sw = draw.choice([(1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (2, 2)])
+    h, w = draw.randint(1, 6), draw.randint(1, 6)
     valid = draw.random() < 0.4
-    n, heads = draw.choice([(1, 1), (1, 2), (2, 1)])
+    n, heads = draw.choice([(1, 1), (1, 1), (1, 2), (2, 1)])
     return (n, sh, sw, h, w, heads, draw.choice([16, 32, 64]),
             draw.randint(1, sh * sw),
             (draw.randint(1, sh * h),
-             draw.randint(1, sw * w)) if valid else None)
+             draw.randint(1, sw * w)) if valid else None, draw.random() < 0.5)
 
 
 def make_inputs(case, dtype=torch.float32):
     """q, k and v as slices of one projection of a map, and a routing index
     that the regions share unevenly."""
-    n, sh, sw, h, w, heads, head_dim, topk, valid_size = case
+    (n, sh, sw, h, w, heads, head_dim, topk, valid_size, attend_padding) = case
     generator = torch.Generator().manual_seed(0)
     channels = heads * head_dim
     projection = torch.randn(
@@ -50,7 +56,10 @@ def make_inputs(case, dtype=torch.float32):
              0.5 * torch.rand(n, sh * sw, sh * sw, generator=generator)
              ).topk(topk).indices
     return qkv, index.to(DEVICE), dict(
-        num_heads=heads, scale=0.3, valid_size=valid_size)
+        num_heads=heads,
+        scale=0.3,
+        valid_size=valid_size,
+        attend_padding=attend_padding)
 
 
 def attend(qkv, index, options, backend, dtype=None):
@@ -88,40 +97,83 @@ def test_corners(case, dtype, rtol):
 
 def test_equal_bit_for_bit():
     """Twice the same, also where many regions read one."""
-    qkv, index, options = make_inputs((2, 4, 4, 2, 3, 2, 16, 5, None))
+    qkv, index, options = make_inputs((2, 4, 4, 2, 3, 2, 16, 5, None, False))
     first, second = (attend(qkv, index, options, 'triton') for _ in range(2))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
 
 
 def test_output_lies_in_memory_like_the_query():
-    qkv, index, options = make_inputs((1, 2, 2, 2, 3, 2, 16, 2, None))
+    qkv, index, options = make_inputs((1, 2, 2, 2, 3, 2, 16, 2, None, False))
     out = region_attention(*qkv, index, **options, backend='triton')
     assert merge(out).is_contiguous()
 
 
-def test_padding_does_not_exist():
-    qkv, index, options = make_inputs((1, 3, 3, 2, 2, 1, 16, 4, (4, 5)))
+@pytest.mark.parametrize('attend_padding', [False, True])
+def test_padding_is_no_query(attend_padding):
+    """Nor, unless it is attended to, a key: what it holds is not used."""
+    qkv, index, options = make_inputs(
+        (1, 3, 3, 2, 2, 1, 16, 4, (4, 5), attend_padding))
     clean = attend(qkv, index, options, 'triton')
     off_map = merge(torch.ones_like(qkv[0])).bool()
     off_map[:, :4, :5] = False
     off_map = partition(off_map, 3)
-    poisoned = [x.masked_fill(off_map, float('nan')) for x in qkv]
-    for name, value in attend(poisoned, index, options, 'triton').items():
-        torch.testing.assert_close(value, clean[name], msg=name)
-        assert not value[off_map].any(), name
+    nan, (query, key, value) = float('nan'), qkv
+    query = query.masked_fill(off_map, nan)
+    if not attend_padding:
+        key, value = (x.masked_fill(off_map, nan) for x in (key, value))
+    found = attend((query, key, value), index, options, 'triton')
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, clean[name], msg=name)
+        is_key = attend_padding and name in ('dk', 'dv')
+        assert tensor[off_map].any() == is_key, name
 
 
 @pytest.mark.skipif(
     not hasattr(torch.library, 'opcheck'), reason='PyTorch before 2.4')
-def test_opcheck():
-    qkv, index, options = make_inputs((1, 2, 2, 2, 2, 1, 16, 2, None))
+@pytest.mark.parametrize('valid_size', [(0, 0), (3, 4)])
+def test_opcheck(valid_size):
+    qkv, index, options = make_inputs((1, 2, 2, 2, 2, 1, 16, 2, None, False))
     qkv = [x.detach().requires_grad_() for x in qkv]
     torch.library.opcheck(
         torch.ops.biformer_mm.region_attention,
-        (*qkv, index.contiguous(), 1, 0.3, 0, 0),
-        test_utils=('test_schema', 'test_autograd_registration',
-                    'test_faketensor'))
+        (*qkv, index.contiguous(), 1, 0.3, *valid_size, False))
+
+
+def test_reciprocals_divide():
+    """By the kernel's arithmetic: high half of a product, then a shift."""
+    for divisor in (*range(1, 100), 273, 1050, 4096, 65535, 2**20 + 1):
+        packed = reciprocal(divisor)
+        multiplier, shift = packed >> 32, packed & 0xffffffff
+        assert 0 < multiplier < 2**31
+        borders = (
+            x * divisor + y for x in (0, 1, 2, 1000, 2**30 // divisor)
+            for y in (-1, 0))
+        for x in (*borders, 2**30 - 1):
+            if 0 <= x < 2**30:
+                assert (4 * x * multiplier >> 32) >> shift == x // divisor
+
+
+def test_says_which_gpus_it_was_checked_for(monkeypatch):
+    device = torch.device('cuda')
+    for capability, reason in (((7, 5), '8.0; this one has 7.5'),
+                               ((8, 0), None), ((9, 0), None)):
+        monkeypatch.setattr(
+            torch.cuda,
+            'get_device_capability',
+            lambda device, found=capability: found)
+        found = triton._unsuitable(device)
+        assert found is None if reason is None else reason in found
+    monkeypatch.setattr(torch.version, 'hip', '6.0')
+    assert 'ROCm' in triton._unsuitable(device)
+    assert 'cpu' in triton._unsuitable(torch.device('cpu'))
+
+
+def test_refuses_maps_beyond_32_bits():
+    query = torch.empty(1, 1, 1, 1, 1, 32).expand(1, 2**8, 2**8, 2**5, 2**6,
+                                                  32)
+    reason = triton.unsupported_reason(query, num_heads=1)
+    assert '2**31' in reason
 
 
 @pytest.mark.parametrize('first', range(0, 200, 10))
