@@ -1,0 +1,226 @@
+"""Pictures of results.
+
+    python benchmarks/plot.py work_dirs/benchmarks/*/*.json
+
+Beside each JSON file it writes NAME.png: growth of time and memory, both axes
+logarithmic, or bars of time and memory relative to the yardstick's.
+"""
+import argparse
+import json
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import matplotlib
+
+matplotlib.use('Agg')  # no display
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import LogLocator  # noqa: E402
+
+# Okabe and Ito's colours, which colour-blind people can tell apart.
+COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
+MARKERS = 'osD^vP'
+STYLE = {
+    'font.size': 10,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'grid.color': '#E3E3E3',
+    'axes.axisbelow': True,
+    'savefig.facecolor': 'white'
+}
+
+
+def hardware(result: Dict) -> str:
+    about = result['environment']
+    name = about['gpu'] or f"{about['cpu']}, threads: {about['threads']}"
+    return f"{name}; PyTorch {about['torch']}; {result['settings']['dtype']}"
+
+
+def plot_growth(result: Dict) -> Figure:
+    """Time (top) and memory (bottom) of both modes, with the slopes."""
+    modes = list(dict.fromkeys(row['mode'] for row in result['rows']))
+    figure, axes = plt.subplots(
+        2, len(modes), figsize=(5 * len(modes), 8), sharex=True, squeeze=False)
+    quantities = (('seconds', 'ms per call', 1e3), ('peak_memory',
+                                                    'peak memory, MB', 1e-6))
+    for row_of_axes, (quantity, label, factor) in zip(axes, quantities):
+        for axis, mode in zip(row_of_axes, modes):
+            _growth_panel(axis, result, mode, quantity, factor)
+            axis.set_title(f'{mode}: {label}', loc='left', fontsize=11)
+    for axis in axes[-1]:
+        axis.set_xlabel('side of the image, pixels')
+    settings = result['settings']
+    figure.suptitle(
+        f"Attention of stage 1, C={settings['channels']}, "
+        f"k={settings['topk']}, batch {settings['batch']}, routing included; "
+        'slopes in tokens, from 512 pixels on\n'
+        f"{hardware(result)}; backend {settings['backend']}",
+        fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def _growth_panel(axis: Axes, result: Dict, mode: str, quantity: str,
+                  factor: float) -> None:
+    kinds = list(dict.fromkeys(row['kind'] for row in result['rows']))
+    slopes = {
+        (row['kind'], row['mode'], row['quantity']):
+        row['slope_of_large'] or row['slope']
+        for row in result['slopes']
+    }
+    ticks = {}
+    for kind, color, marker in zip(kinds, COLORS, MARKERS):
+        points = []
+        for row in result['rows']:
+            if (row['kind'], row['mode']) == (kind, mode):
+                ticks[row['tokens']] = row['pixels']
+                if not row['error']:
+                    points.append((row['tokens'], row[quantity]))
+        if not points:
+            continue
+        tokens, values = zip(*points)
+        middle, error = _with_error(values, factor)
+        slope = slopes[kind, mode, quantity]
+        label = kind if slope is None else f'{kind}: slope {slope:.2f}'
+        if tokens[-1] < max(ticks):
+            label += f' (to {ticks[tokens[-1]]} pixels)'
+        axis.errorbar(
+            tokens,
+            middle,
+            yerr=error,
+            color=color,
+            marker=marker,
+            markersize=6,
+            linewidth=1.8,
+            label=label)
+    axis.set_xscale('log')
+    axis.set_yscale('log')
+    axis.set_xticks(list(ticks), [str(side) for side in ticks.values()])
+    axis.minorticks_off()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    axis.yaxis.set_major_formatter('{x:g}')
+    corner = 'lower right' if quantity == 'seconds' else 'upper left'
+    axis.legend(frameon=False, loc=corner)
+
+
+def _with_error(values: List, factor: float) -> Tuple[List, List]:
+    """Medians, and distances to minima and maxima (0 for plain numbers)."""
+    spreads = [
+        v if isinstance(v, dict) else dict(median=v, min=v, max=v)
+        for v in values
+    ]
+    middle = [v['median'] * factor for v in spreads]
+    low = [max(0, v['median'] - v['min']) * factor for v in spreads]
+    high = [max(0, v['max'] - v['median']) * factor for v in spreads]
+    return middle, [low, high]
+
+
+def plot_backbone(result: Dict) -> Figure:
+    """Time and memory of each model relative to the yardstick's."""
+    rows = [row for row in result['rows'] if 'time_ratio' in row]
+    settings = result['settings']
+    size = 'x'.join(map(str, settings['size']))
+    return _bars(
+        rows, {
+            'time': lambda row: row['time_ratio'],
+            'peak memory': lambda row: row['memory_ratio']
+        },
+        group='mode',
+        name='model',
+        title=f"Relative to {result['yardstick']}, batch {settings['batch']} "
+        f'at {size}\n{hardware(result)}')
+
+
+def plot_attention(result: Dict) -> Figure:
+    """Time of each backend relative to dense attention's."""
+    rows = [
+        dict(row, stage=f"stage {row['stage']}") for row in result['rows']
+        if not row['error'] and row['backend'] != 'dense'
+    ]
+    settings = result['settings']
+    return _bars(
+        rows, {
+            mode: lambda row, mode=mode: row[mode]['time_over_dense']
+            for mode in ('forward', 'forward+backward')
+        },
+        group='stage',
+        name='backend',
+        title='Time over that of dense attention with as many query-key '
+        f"pairs, {settings['size']}\n{hardware(result)}")
+
+
+def _bars(rows: List[Dict], panels: Dict, group: str, name: str,
+          title: str) -> Figure:
+    """Horizontal bars, a panel for each ratio, a block for each group."""
+    names = list(dict.fromkeys(row[name] for row in rows))
+    groups = list(dict.fromkeys(row[group] for row in rows))
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(11, 1.8 + 0.3 * (len(rows) + len(groups))),
+        sharey=True,
+        squeeze=False)
+    places, labels, place = [], [], 0.
+    for one in groups:
+        for row in (x for x in rows if x[group] == one):
+            places.append(place)
+            labels.append(f'{row[name]}, {one}')
+            place += 1
+        place += 0.6
+    ordered = sorted(rows, key=lambda row: groups.index(row[group]))
+    for axis, (label, value) in zip(axes[0], panels.items()):
+        middle, error = _with_error([value(row) for row in ordered], 1)
+        axis.barh(
+            places,
+            middle,
+            xerr=error,
+            color=[COLORS[names.index(row[name])] for row in ordered],
+            error_kw=dict(ecolor='#333333', capsize=2, linewidth=1))
+        for y, x, more in zip(places, middle, error[1]):
+            axis.annotate(
+                f'{x:.2f}', (x + more, y), (4, 0),
+                textcoords='offset points',
+                va='center',
+                fontsize=9,
+                bbox=dict(facecolor='white', edgecolor='none', pad=0.5))
+        axis.axvline(1, color='#333333', linewidth=1, linestyle='--')
+        axis.set_title(label, loc='left', fontsize=11)
+        axis.grid(False, axis='y')
+        axis.margins(x=0.15)
+    axes[0][0].set_yticks(places, labels)
+    axes[0][0].invert_yaxis()
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+PLOTS = dict(
+    growth=plot_growth, backbone=plot_backbone, attention=plot_attention)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('results', nargs='+', type=Path, help='JSON files')
+    parser.add_argument('--format', choices=('png', 'svg'), default='png')
+    args = parser.parse_args()
+    for path in args.results:
+        try:
+            result = json.loads(path.read_text())
+            plot = PLOTS[result['benchmark']]
+        except (OSError, ValueError, KeyError) as error:
+            raise SystemExit(f'error: {path} is no result of a benchmark '
+                             f'({type(error).__name__})')
+        with plt.rc_context(STYLE):
+            figure = plot(result)
+        target = path.with_suffix(f'.{args.format}')
+        figure.savefig(target, dpi=150)
+        plt.close(figure)
+        print(target)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,439 @@
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from tool_runner import ROOT
+
+BENCHMARKS = ROOT / 'benchmarks'
+SMALL = ['--size', '64', '--repeats', '2', '--threads', '1']
+
+
+def run(script, *args, ok=True):
+    """Run a benchmark as a user does; its (stdout, stderr)."""
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    env.pop('TRITON_INTERPRET', None)
+    result = subprocess.run(
+        [sys.executable,
+         str(BENCHMARKS / script), *map(str, args)],
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE)
+    assert (result.returncode == 0) == ok, result.stderr[-3000:]
+    return result.stdout, result.stderr
+
+
+def only_result(folder):
+    """The one result of a folder: (JSON, Markdown)."""
+    path, = folder.glob('*/*.json')
+    text = path.with_suffix('.md').read_text()
+    assert '/' + str(folder).strip('/') not in path.read_text() + text
+    return json.loads(path.read_text()), text
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a module of the benchmarks, as the scripts do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@pytest.fixture(scope='module')
+def attention(tmp_path_factory):
+    out = tmp_path_factory.mktemp('attention')
+    run('bench_attention.py', *SMALL, '--device', 'cpu', '--backend', 'sdpa',
+        'reference', '--out', out)
+    return only_result(out)
+
+
+@pytest.fixture(scope='module')
+def growth(tmp_path_factory):
+    out = tmp_path_factory.mktemp('growth')
+    run('bench_attention.py', '--growth', '--size', 64, 128, '--repeats', 1,
+        '--device', 'cpu', '--backend', 'sdpa', '--out', out)
+    return only_result(out)
+
+
+@pytest.fixture(scope='module')
+def backbone(tmp_path_factory):
+    out = tmp_path_factory.mktemp('backbone')
+    run('bench_backbone.py', *SMALL, '--device', 'cpu', '--arch', 'tiny',
+        '--others', 'biformer:tiny,num_regions=7', '--num-regions', 4,
+        '--backend', 'sdpa', '--out', out)
+    return only_result(out)
+
+
+def check_environment(result):
+    about = result['environment']
+    assert about['torch'] == torch.__version__
+    assert about['command'].startswith('python benchmarks/bench_')
+    assert {'gpu', 'cpu', 'threads', 'python', 'triton', 'date'} <= set(about)
+
+
+def check_spread(spread, repeats):
+    assert len(spread['values']) == repeats
+    assert 0 < spread['min'] <= spread['median'] <= spread['max']
+
+
+def test_attention_measures_every_stage_and_backend(attention):
+    result, text = attention
+    check_environment(result)
+    found = [(row['stage'], row['backend']) for row in result['rows']]
+    assert found == [(stage, backend) for stage in (1, 2, 3, 4)
+                     for backend in ('dense', 'gathered', 'sdpa', 'reference')]
+    for row in result['rows']:
+        assert row['error'] is None
+        for mode in ('forward', 'forward+backward'):
+            check_spread(row[mode]['seconds'], repeats=2)
+            assert row[mode]['peak_memory'] >= 0
+        assert f"| stage {row['stage']}: {row['backend']} |" in text
+
+
+def test_attention_reports_errors_against_the_reference(attention):
+    for row in attention[0]['rows']:
+        if row['backend'] in ('sdpa', 'reference'):
+            assert set(row['errors']) == {'o', 'dq', 'dk', 'dv'}
+            assert all(0 < x < 1e-5 for x in row['errors'].values())
+
+
+def test_attention_ratio_is_the_quotient_of_the_medians(attention):
+    rows = attention[0]['rows']
+    for row, dense in zip(rows[:4], rows[:1] * 4):
+        assert row['forward']['time_over_dense'] == pytest.approx(
+            row['forward']['seconds']['median'] /
+            dense['forward']['seconds']['median'])
+
+
+@pytest.mark.parametrize('broken', ['output', 'gradient', 'nan'])
+def test_a_wrong_backend_gets_no_time(load, monkeypatch, broken):
+    bench = load('bench_attention')
+    problems = load('problems')
+    right = problems.region_attention
+
+    def wrong(query, key, value, *args, backend, **kwargs):
+        out = right(query, key, value, *args, backend=backend, **kwargs)
+        if backend != 'sdpa':
+            return out
+        return {
+            'output': out * 1.01,
+            'gradient': out + (value - value.detach()) * 0.01,
+            'nan': out * float('nan')
+        }[broken]
+
+    monkeypatch.setattr(problems, 'region_attention', wrong)
+    monkeypatch.setattr(bench, 'memory', lambda *args: 0)
+    monkeypatch.setattr(
+        sys, 'argv', ['bench_attention.py', '--device', 'cpu', '--repeats=1'])
+    problem = problems.Problem(1, 8, 8, 64, 2, 1)
+    rows = {
+        row['backend']: row
+        for row in bench.bench(problem, ['sdpa', 'reference'],
+                               bench.parse_args())
+    }
+    assert 'wrong' in rows['sdpa']['error']
+    assert 'forward' not in rows['sdpa']
+    assert rows['reference']['error'] is None
+    assert 'forward' in rows['reference']
+
+
+def test_dense_attention_has_as_many_pairs(load):
+    problems = load('problems')
+    problem = problems.Problem(2, 50, 84, 64, 16, 4)
+    pairs = 50 * 84 * 4 * problem.region[0] * problem.region[1]
+    inputs = problems.make_yardstick(problem, 'dense', 'cpu', 'fp32')
+    assert inputs.query.shape[:2] == (2, 2)
+    assert inputs.query.shape[2] * inputs.key.shape[2] == pytest.approx(
+        pairs, rel=0.01)
+
+
+def test_stage_problems_are_the_layers_of_the_backbone(load):
+    small = load('problems').stage_problems((800, 1333), 16, 'small', 1)
+    assert [x[1:] for x in small] == [(200, 334, 64, 16, 1),
+                                      (100, 167, 128, 16, 4),
+                                      (50, 84, 256, 16, 16),
+                                      (25, 42, 512, 1, None)]
+    assert [x.region for x in small] == [(13, 21), (7, 11), (4, 6), (25, 42)]
+    assert [x.num_heads for x in small] == [2, 4, 8, 8]
+    assert small[0].valid_size == (200, 334) and small[3].valid_size is None
+
+
+def test_memory_counts_what_the_call_uses(load):
+    problems = load('problems')
+    problem = problems.Problem(1, 256, 256, 64, 8, 1)
+    out = 256 * 256 * 64 * 4
+    used = problems.memory(problem, 'sdpa', 'forward', 'cpu', 'fp32', False)
+    assert 2.9 * out < used < 6 * out  # keys and values, gathered, and output
+
+
+def test_growth_measures_every_size(growth):
+    result, text = growth
+    check_environment(result)
+    found = [(row['kind'], row['mode'], row['tokens'])
+             for row in result['rows']]
+    assert found == [(kind, mode, tokens)
+                     for kind in ('fixed S', 'auto S', 'full')
+                     for mode in ('forward', 'forward+backward')
+                     for tokens in (256, 1024)]
+    for row in result['rows']:
+        check_spread(row['seconds'], repeats=1)
+        assert f"| {row['kind']}, {row['mode']}, {row['pixels']} |" in text
+    slope = result['slopes'][0]
+    small, large = (row['seconds']['median'] for row in result['rows'][:2])
+    assert 4**slope['slope'] == pytest.approx(large / small)
+    assert f"| {slope['slope']:.2f} |" in text
+
+
+def test_growth_leaves_out_what_takes_too_long(load, monkeypatch, tmp_path):
+    bench = load('bench_attention')
+    monkeypatch.setattr(bench, 'memory', lambda *args: 1)
+    monkeypatch.setattr(sys, 'argv', [
+        'bench_attention.py', '--growth', '--size', '64', '96', '--repeats=1',
+        '--device=cpu', '--limit=1e-9', '--backend=sdpa', f'--out={tmp_path}'
+    ])
+    bench.main()
+    result, text = only_result(tmp_path)
+    for row in result['rows']:
+        assert ('seconds' in row) == (row['pixels'] == 64)
+        assert (row['error'] is None) == (row['pixels'] == 64)
+    assert 'left out' in text
+    assert all(row['slope'] is None for row in result['slopes'])
+
+
+def test_slope_is_the_exponent_of_a_power_law(load):
+    slope = load('bench_attention').slope
+    tokens = [100, 300, 1000, 5000]
+    assert slope(tokens, [3 * n**1.4 for n in tokens]) == pytest.approx(1.4)
+    assert slope([100], [1.]) is None
+
+
+def test_backbone_measures_both_modes_beside_the_yardstick(backbone):
+    result, text = backbone
+    check_environment(result)
+    models = [
+        'biformer:tiny,num_regions=7',
+        'biformer:tiny,num_regions=4,attn_backend=sdpa'
+    ]
+    assert result['yardstick'] == models[0]
+    assert [(row['mode'], row['model']) for row in result['rows']] == [
+        (mode, model) for mode in ('inference', 'training') for model in models
+    ]
+    for row in result['rows']:
+        check_spread(row['seconds'], repeats=2)
+        assert row['images_per_second'] == 1 / row['seconds']['median']
+        assert row['peak_memory'] >= row['memory_at_start'] > 1e7
+        assert f"| {row['model']}, " in text
+
+
+def test_backbone_ratio_is_the_quotient_of_the_medians(backbone):
+    rows = backbone[0]['rows']
+    for first, row in ((rows[0], rows[1]), (rows[2], rows[3])):
+        assert first['time_ratio']['median'] == 1
+        assert row['time_ratio']['median'] == pytest.approx(
+            row['seconds']['median'] / first['seconds']['median'])
+        pairs = [
+            a / b for a, b in zip(row['seconds']['values'], first['seconds']
+                                  ['values'])
+        ]
+        assert row['time_ratio']['min'] == pytest.approx(min(pairs))
+        assert row['memory_ratio'] == (
+            row['peak_memory'] / first['peak_memory'])
+
+
+@pytest.mark.parametrize('spec', [
+    'biformer:tiny,num_regions=4,drop_path_rate=0.3',
+    'mmdet:SwinTransformer,depths=(1,1,1,1)'
+])
+def test_models_do_the_same_work(load, spec):
+    if spec.startswith('mmdet'):
+        pytest.importorskip('mmdet')
+    build = load('bench_backbone').build
+    images = torch.randn(2, 3, 64, 64)
+    detector = build(spec, 'detection', (64, 64))
+    assert [x.shape[2] for x in detector(images)] == [16, 8, 4, 2]
+    classifier = build(spec, 'classification', (64, 64))
+    assert [x.shape for x in classifier(images)] == [(2, 1000)]
+    for module in classifier.modules():
+        if type(module).__name__ == 'DropPath':
+            assert getattr(module, 'rate', None) == 0. or (module.drop_prob
+                                                           == 0.)
+
+
+def test_a_model_that_fails_is_named_and_the_others_run(tmp_path):
+    _, stderr = run(
+        'bench_backbone.py',
+        *SMALL,
+        '--device',
+        'cpu',
+        '--mode',
+        'inference',
+        '--arch',
+        'huge',
+        '--others',
+        'biformer:tiny,num_regions=7',
+        '--out',
+        tmp_path,
+        ok=False)
+    assert 'biformer:huge' in stderr and 'arch must be one of' in stderr
+    rows = only_result(tmp_path)[0]['rows']
+    assert [row['error'] is None for row in rows] == [True, False]
+
+
+@pytest.mark.parametrize('script', ['bench_attention', 'bench_backbone'])
+@pytest.mark.parametrize('args, message', [
+    (['--backend', 'fast'], "backend must be one of 'auto'"),
+    (['--size', '20'], 'a size must be HxW'),
+    (['--size', '64xwide'], 'a size must be HxW'),
+])
+def test_a_wrong_argument_gives_a_line(load, monkeypatch, tmp_path, script,
+                                       args, message):
+    if script == 'bench_backbone':
+        args = [*args, '--others', 'biformer:tiny']
+    monkeypatch.setattr(sys, 'argv', [script, *args, f'--out={tmp_path}'])
+    with pytest.raises(SystemExit) as error:
+        load(script).main()
+    line = str(error.value)
+    assert line.startswith('error: ') and message in line
+    assert '\n' not in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_library_gives_a_line():
+    _, stderr = run('bench_backbone.py', '--others', 'keras:Net', ok=False)
+    assert stderr.startswith('error: a model is biformer:ARCH')
+    assert len(stderr.splitlines()) == 1
+
+
+def test_a_backend_that_cannot_run_is_refused_or_left_out(load, monkeypatch):
+    bench = load('bench_attention')
+    problems = load('problems')
+    monkeypatch.setattr(bench, 'memory', lambda *args: 0)
+    monkeypatch.setattr(bench, 'unsupported_reason', lambda *args: 'no wheels')
+    monkeypatch.setattr(
+        sys, 'argv', ['bench_attention.py', '--device', 'cpu', '--repeats=1'])
+    args = bench.parse_args()
+    problem = problems.Problem(1, 8, 8, 64, 2, 1)
+    rows = bench.bench(problem, ['sdpa'], args)
+    text = bench.stages_table([dict(row, stage=1) for row in rows])
+    assert 'forward' not in rows[-1]
+    assert text.count('Not run: no wheels') == 1
+    args.asked = True
+    with pytest.raises(SystemExit, match='no wheels'):
+        bench.bench(problem, ['sdpa'], args)
+
+
+def test_the_reason_of_a_refusal_is_the_ops(load):
+    pytest.importorskip('triton')
+    problems = load('problems')
+    problem = problems.Problem(1, 8, 8, 64, 2, 1)
+    reason = problems.unsupported_reason('triton', problem, 'cpu', 'fp64')
+    assert 'fp32, fp16 and bf16' in reason
+    assert problems.unsupported_reason('sdpa', problem, 'cpu', 'fp32') is None
+
+
+def test_growth_is_drawn_with_its_slopes(growth, load):
+    result = growth[0]
+    figure = load('plot').plot_growth(result)
+    assert len(figure.axes) == 4
+    first = figure.axes[0]
+    slope = result['slopes'][0]['slope']
+    texts = [text.get_text() for text in first.get_legend().get_texts()]
+    assert texts[0] == f'fixed S: slope {slope:.2f}' and len(texts) == 3
+    assert (first.get_xscale(), first.get_yscale()) == ('log', 'log')
+
+
+def test_ratios_are_drawn_as_bars(backbone, load):
+    rows = backbone[0]['rows']
+    figure = load('plot').plot_backbone(backbone[0])
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths == [row['time_ratio']['median'] for row in rows]
+
+
+def test_pictures_are_written_beside_the_results(attention, backbone, growth,
+                                                 tmp_path):
+    for i, (result, _) in enumerate((attention, backbone, growth)):
+        (tmp_path / f'{i}.json').write_text(json.dumps(result))
+    run('plot.py', *sorted(tmp_path.glob('*.json')))
+    for i in range(3):
+        assert (tmp_path / f'{i}.png').read_bytes()[1:4] == b'PNG'
+
+
+def test_plot_refuses_other_files(tmp_path):
+    path = tmp_path / 'other.json'
+    path.write_text('{}')
+    _, stderr = run('plot.py', path, ok=False)
+    assert stderr.startswith('error: ') and len(stderr.splitlines()) == 1
+
+
+def test_a_reading_is_the_mean_of_as_many_calls_as_fill_it(load, monkeypatch):
+    measure = load('measure')
+    clock = [0.]
+    monkeypatch.setattr(measure.time, 'perf_counter', lambda: clock[0])
+
+    def step():
+        clock[0] += 0.01
+
+    timer = measure.Timer(step, 'cpu', warmup=3, seconds=0.2)
+    assert clock[0] == pytest.approx(0.03)
+    assert timer.read() == pytest.approx(0.01)
+    assert clock[0] == pytest.approx(0.03 + 0.2)
+
+
+def made_up_results(fused, gather, dense, swin):
+    """GPU results with given seconds, and bytes equal to them."""
+    environment = dict(gpu='a GPU')
+    seconds = dict(sdpa=gather, triton=fused, dense=dense)
+    attention = dict(
+        benchmark='attention',
+        environment=environment,
+        settings=dict(dtype='bf16'),
+        rows=[{
+            'stage': 1,
+            'backend': name,
+            'error': None,
+            'forward+backward': dict(seconds=dict(median=value))
+        } for name, value in seconds.items()])
+    backbone = dict(
+        benchmark='backbone',
+        environment=environment,
+        rows=[
+            dict(
+                model=f'biformer:{arch},num_regions=7,attn_backend={name}',
+                mode='training',
+                error=None,
+                peak_memory=seconds[name],
+                time_ratio=dict(median=seconds[name] / swin))
+            for arch in ('stl', 'small') for name in ('triton', 'sdpa')
+        ])
+    return [attention, backbone]
+
+
+@pytest.mark.parametrize('times, verdicts', [
+    (dict(fused=1, gather=6, dense=0.6, swin=1.1), ['met'] * 5),
+    (dict(fused=1, gather=1.5, dense=0.4, swin=0.5), ['missed'] * 5),
+])
+def test_goals_are_met_or_missed(load, times, verdicts):
+    table = load('goals').summarize(made_up_results(**times))
+    rows = table.splitlines()[2:]
+    assert [row.split(' | ')[-1].strip(' |') for row in rows] == verdicts
+
+
+def test_goals_say_what_was_not_measured(load):
+    assert load('goals').summarize([]).count('not measured') == 5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is there')
+def test_run_gpu_says_that_there_is_no_gpu():
+    result = subprocess.run(['bash', str(BENCHMARKS / 'run_gpu.sh')],
+                            env={
+                                **os.environ, 'PYTHON': sys.executable
+                            },
+                            text=True,
+                            stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
+    assert result.returncode == 1
+    assert result.stderr.startswith('error: ')
+    assert len(result.stderr.splitlines()) == 1
