@@ -8,7 +8,7 @@ from biformer_mm.ops import available_backends, partition, region_attention
 
 BACKENDS = [
     name for name in available_backends()
-    if name != 'triton' or hasattr(torch.library, 'custom_op')
+    if name not in ('cpu', 'triton') or hasattr(torch.library, 'custom_op')
 ]
 
 

@@ -326,7 +326,7 @@ def test_a_backend_that_cannot_run_is_refused_or_left_out(load, monkeypatch):
 
 
 def test_the_reason_of_a_refusal_is_the_ops(load):
-    pytest.importorskip('triton')
+    pytest.importorskip('triton', minversion='3.0')
     problems = load('problems')
     problem = problems.Problem(1, 8, 8, 64, 2, 1)
     reason = problems.unsupported_reason('triton', problem, 'cpu', 'fp64')

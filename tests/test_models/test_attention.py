@@ -8,7 +8,7 @@ from biformer_mm.models import BiLevelRoutingAttention
 from biformer_mm.models.attention import FullAttention
 from biformer_mm.ops import auto_num_regions
 
-BACKENDS = ('reference', 'sdpa', 'cpu')
+BACKENDS = ('reference', 'sdpa', 'auto')
 
 
 def masked_loop(layer, x):

@@ -8,7 +8,7 @@ from biformer_mm.checkpoint import convert_state_dict
 from biformer_mm.models import BiFormer, BiLevelRoutingAttention
 from biformer_mm.ops import pad_to_regions, partition, routing_index
 
-BACKENDS = ('reference', 'sdpa', 'cpu')
+BACKENDS = ('reference', 'sdpa', 'auto')
 pytestmark = pytest.mark.parametrize('backend', BACKENDS)
 
 
