@@ -1,0 +1,14 @@
+"""Checkpoints, released and ours: names, safe reading, strict loading.
+
+``load_pretrained``, which carries out ``init_cfg``, needs MMEngine; the rest
+needs torch alone.
+"""
+from .loading import load_pretrained
+from .names import convert_state_dict
+from .reading import CheckpointError, read_checkpoint
+from .whole_model import WholeModel, convert_model
+
+__all__ = [
+    'CheckpointError', 'WholeModel', 'convert_model', 'convert_state_dict',
+    'load_pretrained', 'read_checkpoint'
+]

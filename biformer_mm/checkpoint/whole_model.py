@@ -1,0 +1,180 @@
+"""Whole models of the authors' forks to today's OpenMMLab; pure dict -> dict.
+
+The forks are of mmdet 2, mmseg 0.x and a plain classifier. Names of the
+backbone change. Those of necks and heads of RetinaNet, Mask R-CNN, Semantic
+FPN and UperNet do not: the state dicts of mmdet 2.28.2 and mmseg 0.30.0 have
+the names and shapes of mmdet 3's and mmseg 1's.
+
+Needs torch alone.
+"""
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+from torch import Tensor
+
+from .names import convert_names, is_head, listing
+from .reading import CheckpointError, split_weights
+
+BACKBONE = 'backbone.'
+_EMA = 'running average (EMA)'
+# The parts of a model beside its backbone.
+PARTS = {
+    'cls': ('head', ),
+    'det': ('neck', 'bbox_head', 'rpn_head', 'roi_head'),
+    'seg': ('neck', 'decode_head', 'auxiliary_head'),
+}
+
+
+class WholeModel(NamedTuple):
+    """A converted checkpoint.
+
+    Attributes:
+        weights: Name -> tensor, a whole model's if ``task`` is given and else
+            a backbone's.
+        origins: Name -> the name in the checkpoint.
+        dropped: (name in the checkpoint, why) of what was left out.
+        task: 'cls', 'det', 'seg', or None for a backbone alone.
+        meta: What OpenMMLab's inferencers read: ``dataset_meta``, the names
+            and colours of the classes, if the checkpoint has them.
+    """
+    weights: Dict[str, Tensor]
+    origins: Dict[str, str]
+    dropped: List[Tuple[str, str]]
+    task: Optional[str]
+    meta: Dict[str, Any]
+
+
+def convert_model(checkpoint: Mapping[str, Any],
+                  task: Optional[str] = None,
+                  source: str = 'the checkpoint') -> WholeModel:
+    """Convert a classifier, detector, segmentor or backbone.
+
+    Args:
+        checkpoint: As ``torch.save`` had it, released or ours. It is not
+            changed.
+        task: 'cls', 'det' or 'seg', what it must be; None for anything.
+        source: What messages call it.
+
+    Raises:
+        CheckpointError: It is something else, or holds unknown names.
+    """
+    weights, rest = split_weights(checkpoint, source)
+    dropped = [(key, _EMA if 'ema' in key else 'training state')
+               for key in rest if key != 'meta']
+    dropped += [(n, _EMA) for n in weights if is_ema(n)]
+    weights = {n: t for n, t in weights.items() if not is_ema(n)}
+
+    inside, others = split_backbone(weights)
+    found = _find_task(inside, others)
+    if task not in (None, found):
+        raise CheckpointError(
+            f'{source} is {_describe(found)}, not {_describe(task)}; leave '
+            f'the task {task!r} out or give another checkpoint')
+    names = convert_names(inside)
+    known = PARTS.get(found, ())
+    unknown = names.unknown + [
+        n for n in others if n.partition('.')[0] not in known
+    ]
+    if unknown:
+        raise CheckpointError(
+            f'{source} is not a BiFormer classifier, RetinaNet, Mask R-CNN, '
+            f'Semantic FPN or UperNet: {len(unknown)} of its {len(weights)} '
+            f'names are of none: {listing(unknown)}; give a checkpoint of '
+            'one of these')
+
+    prefix = BACKBONE if any(n.startswith(BACKBONE) for n in weights) else ''
+    unread = _unread_norms(names.weights, others)
+    converted, origins = {}, {}
+    for ours, tensor in names.weights.items():
+        theirs = prefix + names.origins[ours]
+        if ours.startswith('aux_head.'):
+            dropped.append((theirs, "token labelling's head"))
+        elif is_head(ours) and prefix:
+            dropped.append((theirs, "a classifier's head"))
+        elif ours.startswith(unread):
+            dropped.append((theirs, 'norm of a map that the neck leaves out'))
+        else:
+            if found and not is_head(ours):
+                ours = BACKBONE + ours
+            converted[ours], origins[ours] = tensor, theirs
+    converted.update(others)
+    origins.update((n, n) for n in others)
+    return WholeModel(converted, origins, dropped, found,
+                      _class_names(rest.get('meta')))
+
+
+def is_ema(name: str) -> bool:
+    """Whether OpenMMLab's hooks before MMEngine have stored that weight as
+    the running average of another."""
+    return name.startswith('ema_')
+
+
+def split_backbone(
+        weights: Mapping[str, Tensor],
+        prefix: str = BACKBONE) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
+    """The weights below ``prefix``, without it, and the others; all of them,
+    if none is below it."""
+    inside = {
+        n[len(prefix):]: t
+        for n, t in weights.items() if n.startswith(prefix)
+    }
+    if not inside:
+        return dict(weights), {}
+    return inside, {
+        n: t
+        for n, t in weights.items() if not n.startswith(prefix)
+    }
+
+
+def _find_task(inside: Mapping, others: Mapping) -> Optional[str]:
+    parts = {n.partition('.')[0] for n in (others or inside)}
+    for task, names in PARTS.items():
+        if parts.intersection(names) - {'neck'}:
+            return task
+    return None
+
+
+def _describe(task: Optional[str]) -> str:
+    return {
+        'cls': 'a classifier',
+        'det': 'a detector',
+        'seg': 'a segmentor'
+    }.get(task, 'a backbone alone')
+
+
+def _unread_norms(backbone: Mapping[str, Tensor],
+                  others: Mapping[str, Tensor]) -> Tuple[str, ...]:
+    """Output norms of stages that the neck does not read.
+
+    The forks norm the maps of all stages, and RetinaNet's neck leaves the
+    first out; here the backbone returns, and norms, only what is read.
+    """
+    channels = [
+        t.shape[1] for n, t in others.items()
+        if n.startswith('neck.lateral_convs.') and n.endswith('conv.weight')
+    ]
+    widths = []
+    while f'stages.{len(widths)}.0.norm1.weight' in backbone:
+        widths.append(len(backbone[f'stages.{len(widths)}.0.norm1.weight']))
+    first = len(widths) - len(channels)
+    if not channels or widths[max(first, 0):] != channels:
+        return ()
+    return tuple(f'out_norms.{stage}.' for stage in range(first))
+
+
+def _class_names(meta: Any) -> Dict[str, Any]:
+    """``dataset_meta`` as plain data, from the meta of MMEngine or mmcv 1."""
+    if not isinstance(meta, Mapping):
+        return {}
+    found = meta.get('dataset_meta')
+    if not isinstance(found, Mapping):
+        found = {
+            k.lower(): meta[k]
+            for k in ('CLASSES', 'PALETTE') if k in meta
+        }
+    plain = {}
+    for key, kind in (('classes', str), ('palette', (list, tuple))):
+        values = found.get(key)
+        if isinstance(values, (list, tuple)) and all(
+                isinstance(value, kind) for value in values):
+            plain[key] = values
+    return dict(dataset_meta=plain) if plain else {}

@@ -1,0 +1,244 @@
+"""Checkpoint files are read as data, and refused with the cause."""
+import argparse
+import io
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from plain_runner import run_without_openmmlab
+from torch import nn
+
+import golden
+from biformer_mm.checkpoint import CheckpointError, read_checkpoint
+
+# Before, torch reads weights and nothing beside them.
+HAS_SAFE_GLOBALS = hasattr(torch.serialization, 'add_safe_globals')
+
+
+class Runs:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command, )
+
+
+class Calls:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+class Toy(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(2, 1)
+
+    def forward(self, x, mode):
+        return dict(loss=self.fc(x).mean())
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A checkpoint as MMEngine's runner writes it."""
+    work_dir = tmp_path_factory.mktemp('work_dir')
+    data = [dict(x=torch.ones(2)) for _ in range(2)]
+    Runner(
+        Toy(),
+        str(work_dir),
+        train_dataloader=dict(
+            dataset=data,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=dict(type='default_collate'),
+            batch_size=1),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='AdamW')),
+        param_scheduler=dict(type='LinearLR', start_factor=0.1),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
+        experiment_name='toy').train()
+    return str(work_dir / 'epoch_1.pth')
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_reads_weights(zipped, tmp_path):
+    path = tmp_path / 'a.pth'
+    state = dict(model={'w': torch.randn(3, 4)}, epoch=7)
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    loaded = read_checkpoint(str(path))
+    assert loaded['epoch'] == 7
+    assert torch.equal(loaded['model']['w'], state['model']['w'])
+
+
+@pytest.mark.skipif(not HAS_SAFE_GLOBALS, reason='torch before 2.4')
+def test_reads_a_training_checkpoint_without_trust(trained):
+    expected = torch.load(trained, weights_only=False)
+    history = expected['message_hub']['log_scalars']['train/loss']
+    assert len(history.data[0]) == 2
+    loaded = read_checkpoint(trained)
+    assert loaded['meta']['iter'] == 2
+    for name, value in expected['state_dict'].items():
+        assert torch.equal(loaded['state_dict'][name], value)
+    # Statistics are not revived, whatever their names call.
+    placeholder = loaded['message_hub']['log_scalars']['train/loss']
+    assert vars(placeholder) == {} and not hasattr(placeholder, 'data')
+
+
+@pytest.mark.skipif(HAS_SAFE_GLOBALS, reason='torch 2.4 and later read it')
+def test_old_torch_reads_a_training_checkpoint_with_trust(trained):
+    with pytest.raises(
+            CheckpointError,
+            match=f'{trained} holds .*HistoryBuffer beside weights, which '
+            'torch .* cannot read as data; use torch >= 2.6'):
+        read_checkpoint(trained)
+    assert read_checkpoint(trained, trust=True)['meta']['iter'] == 2
+
+
+@pytest.mark.skipif(not HAS_SAFE_GLOBALS, reason='torch before 2.4')
+def test_names_beside_weights_are_placeholders(tmp_path):
+    path = str(tmp_path / 'a.pth')
+    beside = dict(
+        args=argparse.Namespace(lr=1),
+        best=np.float64(0.5),
+        counts=np.arange(3),
+        called=Calls(getattr, 'text', 'upper'))
+    torch.save(dict(model={'w': torch.ones(1)}, **beside), path)
+    loaded = read_checkpoint(path)
+    assert loaded['model']['w'] == 1
+    for name, value in beside.items():
+        assert not isinstance(loaded[name], type(value)), name
+        assert vars(loaded[name]) == {} and not callable(loaded[name]), name
+
+
+@pytest.mark.skipif(not HAS_SAFE_GLOBALS, reason='torch before 2.4')
+def test_what_others_allow_stays_theirs(tmp_path):
+    path = str(tmp_path / 'a.pth')
+    torch.save(dict(w=torch.ones(1), text=Calls(getattr, 'a', 'upper')), path)
+    before = set(torch.serialization.get_safe_globals())
+    torch.serialization.add_safe_globals([getattr])
+    try:
+        assert not callable(read_checkpoint(path)['text'])
+        after = set(torch.serialization.get_safe_globals())
+        assert after == before | {getattr}
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(list(before))
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_only_trust_runs_code(zipped, tmp_path):
+    path, proof = str(tmp_path / 'a.pth'), tmp_path / 'proof'
+    torch.save(
+        dict(model={'w': torch.ones(1)}, args=Runs(f'touch {proof}')),
+        path,
+        _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+            CheckpointError,
+            match=f'^{path} would run code when read: its pickle asks for '
+            r'posix\.system; .*trust=True in init_cfg or --trust'):
+        read_checkpoint(path)
+    assert not proof.exists()
+    assert read_checkpoint(path, trust=True)['args'] == 0
+    assert proof.exists()
+
+
+def test_another_protocol_is_refused(tmp_path):
+    path, proof = str(tmp_path / 'a.pth'), tmp_path / 'proof'
+    torch.save(
+        dict(w=torch.ones(1), args=Runs(f'touch {proof}')),
+        path,
+        pickle_protocol=4)
+    with pytest.raises(CheckpointError, match='goes beyond weights; get a'):
+        read_checkpoint(path)
+    assert not proof.exists()
+
+
+def saved(state, **kwargs):
+    file = io.BytesIO()
+    torch.save(state, file, **kwargs)
+    return file.getvalue()
+
+
+def archive(name):
+    """A tar file whose first member has that name."""
+    file = io.BytesIO()
+    with tarfile.open(
+            fileobj=file, mode='w', format=tarfile.GNU_FORMAT,
+            encoding='latin-1') as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    return file.getvalue()
+
+
+def scripted():
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), file)
+    return file.getvalue()
+
+
+WEIGHTS = dict(w=torch.arange(9999.))
+ZIP = saved(WEIGHTS)
+LEGACY = saved(WEIGHTS, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize('content, message', [
+    (b'', 'is empty; get it again$'),
+    (b'\n <!DOCTYPE html><html>Not Found</html>',
+     'is a web page, not a checkpoint: .* dead or wants a login'),
+    (b'not a checkpoint', 'is no checkpoint: it must be a file written by'),
+    (pickle.dumps(dict(w=1)), 'is no checkpoint'),
+    (scripted(), r'is no checkpoint: .*\(TorchScript, .* are not\)$'),
+    (archive('pickle'), 'is no checkpoint'),
+    (archive(LEGACY[:15].decode('latin-1')), 'is no checkpoint'),
+    (ZIP[:3000], 'is truncated: its end is missing; compare'),
+    (ZIP[:-1], 'is truncated'),
+    (ZIP.replace(b'PK\x01\x02', b'PK\x00\x00'),
+     r'is truncated or damaged \(Bad magic number .*\); compare'),
+    *((LEGACY[:n], r'is truncated or damaged \(.+\); compare its size or sha')
+      for n in (1, 15, 60, 200, len(LEGACY) // 2, len(LEGACY) - 1)),
+    (saved([1, 2]), 'holds no weights but a list; give a checkpoint$'),
+])
+def test_every_bad_file_has_its_message(content, message, tmp_path):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(content)
+    for trust in (False, True):
+        with pytest.raises(CheckpointError, match=message) as error:
+            read_checkpoint(str(path), trust)
+        assert str(error.value).startswith(str(path))
+        assert '\n' not in str(error.value)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(CheckpointError, match='no checkpoint nowhere.pth;'):
+        read_checkpoint('nowhere.pth')
+
+
+def test_works_without_mmengine(tmp_path):
+    state = golden.section(golden.load('backbone_state'), 'state')
+    torch.save(dict(model=state), tmp_path / 'a.pth')
+    output = run_without_openmmlab(
+        '''
+from biformer_mm.checkpoint import (CheckpointError, convert_model,
+                                    convert_state_dict, read_checkpoint)
+checkpoint = read_checkpoint('a.pth')
+print(len(convert_state_dict(checkpoint)))
+print(len(convert_model(checkpoint).weights))
+try:
+    read_checkpoint('b.pth')
+except CheckpointError as error:
+    print(error)
+''',
+        cwd=tmp_path)
+    count, again, error = output.splitlines()
+    assert int(count) == int(again) == len(state)
+    assert error.startswith('there is no checkpoint b.pth')
