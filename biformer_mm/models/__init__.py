@@ -1,5 +1,6 @@
-"""MMEngine-registered backbone and attention."""
+"""Backbone and attention: MMEngine-registered, or plain without MMEngine."""
 from .attention import BiLevelRoutingAttention
 from .biformer import BiFormer
+from .plugin import BRAPlugin
 
-__all__ = ['BiFormer', 'BiLevelRoutingAttention']
+__all__ = ['BRAPlugin', 'BiFormer', 'BiLevelRoutingAttention']

@@ -6,19 +6,19 @@ m heads.
 from typing import Union
 
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from biformer_mm.ops import (auto_num_regions, merge, pad_to_regions,
                              partition, region_attention, routing_index)
 from biformer_mm.ops.dispatch import check_backend_name
+from .base import register
 from .layers import DepthwiseConv, conv_nhwc
 
 PADDINGS = ('legacy', 'masked')
 LCE_SIZE = 5  # of local context enhancement, in tokens
 
 
-@MODELS.register_module()
+@register
 class BiLevelRoutingAttention(nn.Module):
     """Bi-level routing attention, BRA (paper section 3.2).
 
@@ -159,7 +159,7 @@ class FullAttention(nn.Module):
             query,
             key,
             value,
-            torch.zeros(len(x), 1, 1, dtype=torch.long, device=x.device),
+            torch.zeros(x.shape[0], 1, 1, dtype=torch.long, device=x.device),
             num_heads=self.num_heads,
             scale=self.scale,
             backend=self.attn_backend)

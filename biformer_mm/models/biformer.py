@@ -5,13 +5,11 @@ Shapes: N batch, H x W map, C channels, S regions per side, k routed regions.
 from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
-from mmengine.model import BaseModule
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from biformer_mm.checkpoint import load_pretrained
 from .attention import BiLevelRoutingAttention, FullAttention
+from .base import BaseModule, register
 from .layers import (MLP, DepthwiseConv, DropPath, build_norm, conv_downsample,
                      conv_nhwc, conv_stem, patch_downsample, patch_stem)
 
@@ -58,7 +56,7 @@ class BiFormerBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-@MODELS.register_module()
+@register
 class BiFormer(BaseModule):
     """BiFormer for classification, detection and segmentation.
 
@@ -163,8 +161,10 @@ class BiFormer(BaseModule):
             make_downsample(before, after, norm_cfg)
             for before, after in zip(dims[:-1], dims[1:]))
 
+        # On the CPU: their values are needed even where weights have none.
         drop_rates = iter(
-            torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+            torch.linspace(0, drop_path_rate, sum(depths),
+                           device='cpu').tolist())
 
         def make_block(stage: int) -> BiFormerBlock:
             channels, topk = dims[stage], arch['topks'][stage]
@@ -190,7 +190,7 @@ class BiFormer(BaseModule):
             self.out_norms[str(num_stages - 1)] = build_norm(
                 norm_cfg, dims[-1])
 
-        self.apply(_init_linear)
+        self.apply(init_linear)
         self._freeze()
 
     def init_weights(self) -> None:
@@ -203,8 +203,9 @@ class BiFormer(BaseModule):
         if (self.init_cfg or {}).get('type') != 'Pretrained':
             super().init_weights()
             return
-        load_pretrained(self, self.init_cfg['checkpoint'],
-                        self.init_cfg.get('prefix'))
+        from biformer_mm.checkpoint import load_pretrained  # needs MMEngine
+        options = {k: v for k, v in self.init_cfg.items() if k != 'type'}
+        load_pretrained(self, **options)
         self.is_init = True
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
@@ -231,20 +232,11 @@ class BiFormer(BaseModule):
         memory_format = (
             torch.channels_last if channels_last else torch.contiguous_format)
         outs = []
-        x = self.stem(x)
-        for i, stage in enumerate(self.stages):
-            if i > 0:
-                x = self.downsamples[i - 1](x)
-            x = x.permute(0, 2, 3, 1).contiguous()
-            for block in stage:
-                if self.with_cp and torch.is_grad_enabled():
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
+        for i in range(len(self.stages)):
+            x = self._run_stage(i, x)
             if i in self.out_indices:
-                out = self._normalize(i, x).permute(0, 3, 1, 2)
+                out = self._normalize(i, x)
                 outs.append(out.contiguous(memory_format=memory_format))
-            x = x.permute(0, 3, 1, 2)
         return tuple(outs)
 
     def train(self, mode: bool = True) -> 'BiFormer':
@@ -267,13 +259,25 @@ class BiFormer(BaseModule):
         for module in frozen:
             module.eval().requires_grad_(False)
 
+    def _run_stage(self, stage: int, x: Tensor) -> Tensor:
+        """The stage before's map, or images, (N, C, H, W) -> this stage's."""
+        x = self.downsamples[stage - 1](x) if stage > 0 else self.stem(x)
+        x = x.permute(0, 2, 3, 1).contiguous()
+        for block in self.stages[stage]:
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x.permute(0, 3, 1, 2)
+
     def _normalize(self, stage: int, x: Tensor) -> Tensor:
-        """Apply a stage's output norm, if it has one, to an NHWC map."""
+        """Apply a stage's output norm, if it has one, to its NCHW map."""
         if str(stage) not in self.out_norms:
             return x
         norm = self.out_norms[str(stage)]
-        return norm(x) if isinstance(norm, nn.LayerNorm) else conv_nhwc(
-            norm, x)
+        if isinstance(norm, nn.LayerNorm):
+            return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return norm(x)
 
     @classmethod
     def _parse_arch(cls, arch: Union[str, Dict]) -> Dict:
@@ -335,7 +339,8 @@ class BiFormer(BaseModule):
                 f'got {tuple(out_indices)}')
 
 
-def _init_linear(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
+    """Initialise a linear layer as BiFormer's are."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=.02)
         if module.bias is not None:

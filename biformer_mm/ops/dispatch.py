@@ -24,6 +24,9 @@ _BACKENDS.update(sdpa=sdpa, reference=reference)
 _ENV_VAR = 'BIFORMER_MM_BACKEND'
 _default = None
 _is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
+# Backends made of PyTorch's own ops, which other readers of a graph know too.
+_PORTABLE = ('sdpa', 'reference')
 
 
 def available_backends() -> Tuple[str, ...]:
@@ -124,12 +127,21 @@ def _resolve(backend: str, query: Tensor, num_heads: int) -> str:
         return backend
     for name, module in _BACKENDS.items():
         reason = module.unsupported_reason(query, num_heads)
+        if name not in _PORTABLE and _is_for_others():
+            reason = "an exported graph is to have none but PyTorch's ops"
         if reason is None:
             _log('region_attention: %s runs', name)
             return name
         _log('region_attention: not %s, as %s', name, reason)
     raise RuntimeError('no backend supports '
                        f'{query.dtype=} on {query.device=}')
+
+
+def _is_for_others() -> bool:
+    """Whether a graph is being made to be read elsewhere. In a trace, besides,
+    the size of the map would be a constant to the fused backends."""
+    return (_is_exporting() or torch.onnx.is_in_onnx_export()
+            or torch.jit.is_tracing())
 
 
 def _log(message: str, *args: str) -> None:

@@ -45,7 +45,7 @@ def region_attention(query: Tensor, key: Tensor, value: Tensor,
 
     # One attention problem per region of the batch: (N*R, m, T or k*T, d).
     q, k, v = (
-        x.reshape(len(q), -1, num_heads, x.shape[-1] // num_heads)
+        x.reshape(q.shape[0], -1, num_heads, x.shape[-1] // num_heads)
         .transpose(1, 2) for x in (q, k, v))
     if mask is None or attend_padding:
         out = F.scaled_dot_product_attention(q, k, v, scale=scale)
@@ -57,7 +57,7 @@ def region_attention(query: Tensor, key: Tensor, value: Tensor,
             q, k, v, attn_mask=keys[:, None, None] | keyless, scale=scale)
         out = out.masked_fill(keyless, 0)
     if mask is not None:
-        queries = mask.repeat(len(region_index), 1)[:, None, :, None]
+        queries = mask.repeat(region_index.shape[0], 1)[:, None, :, None]
         out = out.masked_fill(~queries, 0)
     return out.transpose(1, 2).reshape(query.shape)
 
@@ -81,5 +81,5 @@ def _rows(region_index: Tensor) -> Tensor:
 
 def _clear_padding(x: Tensor, mask: Tensor) -> Tensor:
     """Zero what lies in the padding: 0 * nan would reach the sums."""
-    mask = mask.repeat(len(x) // len(mask), 1)
+    mask = mask.repeat(x.shape[0] // mask.shape[0], 1)
     return x.masked_fill(~mask.unsqueeze(-1), 0)

@@ -142,6 +142,34 @@ def test_wrong_arguments(args, message):
         BiLevelRoutingAttention(**args)
 
 
+@pytest.mark.parametrize('padding', ['legacy', 'masked'])
+def test_trace_is_right_at_other_sizes(padding):
+    torch.manual_seed(0)
+    layer = BiLevelRoutingAttention(8, 2, 3, 4, padding).eval()
+    with torch.no_grad():
+        trace = torch.jit.trace(layer, torch.randn(1, 7, 8, 8))
+        for shape in ((1, 10, 11, 8), (2, 4, 5, 8)):
+            x = torch.randn(shape)
+            torch.testing.assert_close(trace(x), layer(x))
+
+
+@pytest.mark.skipif(
+    digit_version(torch.__version__) < (2, 6), reason='PyTorch before 2.6')
+def test_export_holds_pytorchs_ops_alone():
+    layer, x = BiLevelRoutingAttention(8, 2, 3, 4).eval(), torch.randn(
+        2, 7, 8, 8)
+    batch = torch.export.Dim('batch', min=1, max=64)
+    exported = torch.export.export(
+        layer, (x, ), dynamic_shapes={'x': {
+            0: batch
+        }})
+    targets = [str(node.target) for node in exported.graph.nodes]
+    assert not any('biformer_mm' in target for target in targets)
+    for n in (1, 3):
+        x = torch.randn(n, 7, 8, 8)
+        torch.testing.assert_close(exported.module()(x), layer(x))
+
+
 @pytest.mark.parametrize('make', [
     lambda: BiLevelRoutingAttention(64, 2, num_regions=4, topk=4),
     lambda: FullAttention(64)

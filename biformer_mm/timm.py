@@ -1,0 +1,207 @@
+"""BiFormer in timm: importing this makes ``timm.create_model`` know it.
+
+It needs timm 1.0 or later, and nothing of OpenMMLab.
+"""
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+from timm.layers import ClassifierHead
+from timm.models import (build_model_with_cfg, generate_default_cfgs,
+                         register_model)
+from torch import Tensor, nn
+
+from biformer_mm.checkpoint import convert_state_dict
+from biformer_mm.models import BiFormer
+from biformer_mm.models.biformer import init_linear
+
+Indices = Union[int, Sequence[int], None]
+
+default_cfgs = generate_default_cfgs({
+    f'biformer_{arch}':
+    dict(
+        min_input_size=(3, 32, 32),
+        pool_size=(7, 7),
+        first_conv='stem.0',
+        classifier='head.fc')
+    for arch in BiFormer.arch_zoo
+})
+
+
+class BiFormerClassifier(BiFormer):
+    """The backbone with a head, and the methods that timm expects of a model.
+
+    Args:
+        arch: See :class:`biformer_mm.models.BiFormer`.
+        in_chans: Channels of the image.
+        num_classes: Outputs of the classifier; 0 for none.
+        global_pool: timm's name of the pooling; '' for none.
+        drop_rate: Dropout rate before the classifier.
+        options: More arguments of :class:`biformer_mm.models.BiFormer`, such
+            as ``num_regions`` and ``drop_path_rate``.
+    """
+
+    def __init__(self,
+                 arch: Union[str, Dict],
+                 in_chans: int = 3,
+                 num_classes: int = 1000,
+                 global_pool: str = 'avg',
+                 drop_rate: float = 0.,
+                 **options: Any) -> None:
+        dims = self._parse_arch(arch)['embed_dims']
+        super().__init__(
+            arch,
+            in_channels=in_chans,
+            out_indices=(len(dims) - 1, ),
+            out_norm='BN',
+            **options)
+        self.feature_info = [
+            dict(num_chs=channels, reduction=4 << i, module=f'stages.{i}')
+            for i, channels in enumerate(dims)
+        ]
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.head = ClassifierHead(dims[-1], num_classes, global_pool,
+                                   drop_rate)
+        self.head.apply(init_linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> logits (N, ``num_classes``)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images -> the last stage's map, normed, (N, C, H, W)."""
+        return super().forward(x)[0]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map -> logits, or what the classifier would be given."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: Indices = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False
+    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+        """Compute maps of several stages; the arguments are timm's.
+
+        Args:
+            x: Images.
+            indices: Stages; an integer n means the last n, None all.
+            norm: Apply the classifier's norm to the last stage's map.
+            stop_early: Run no stage after the last one asked for.
+            output_fmt: 'NCHW', no other.
+            intermediates_only: Leave out the final map.
+
+        Returns:
+            The final map, normed, and the stages' maps; or these alone.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt must be 'NCHW'; got {output_fmt!r}")
+        wanted = self._find_stages(indices)
+        maps = []
+        stages = range(max(wanted) + 1 if stop_early else len(self.stages))
+        for i in stages:
+            x = self._run_stage(i, x)
+            normed = self._normalize(i, x)
+            if i in wanted:
+                maps.append(normed if norm else x)
+        return maps if intermediates_only else (normed, maps)
+
+    def prune_intermediate_layers(self,
+                                  indices: Indices = 1,
+                                  prune_norm: bool = False,
+                                  prune_head: bool = True) -> List[int]:
+        """Drop what the maps of some stages do not need.
+
+        Returns:
+            The stages, counted from the first.
+        """
+        wanted = self._find_stages(indices)
+        last = max(wanted)
+        if last < len(self.stages) - 1:
+            self.out_indices = (last, )
+            self.num_features = self.feature_info[last]['num_chs']
+        self.stages = self.stages[:last + 1]
+        self.downsamples = self.downsamples[:last]
+        if prune_norm:
+            self.out_norms = nn.ModuleDict()
+        if prune_head:
+            self.reset_classifier(0, '')
+        return wanted
+
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self,
+                         num_classes: int,
+                         global_pool: Optional[str] = None) -> None:
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.with_cp = enable
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict:
+        """Depth of each weight, for rates that decay with it."""
+        if coarse:
+            return dict(stem='stem', blocks=r'(?:stages|downsamples)\.(\d+)')
+        return dict(
+            stem='stem',
+            blocks=[
+                (r'stages\.(\d+)\.(\d+)', None),
+                (r'downsamples\.(\d+)', (float('inf'), )),
+            ])
+
+    def _find_stages(self, indices: Indices) -> List[int]:
+        number = len(self.stages)
+        if indices is None:
+            indices = number
+        if isinstance(indices, int):
+            indices = range(number - indices, number)
+        if not indices or not all(-number <= i < number for i in indices):
+            raise ValueError(f'the model has the stages 0 to {number - 1}; '
+                             f'asked for: {list(indices)}')
+        return sorted({i % number for i in indices})
+
+
+def _read_weights(checkpoint: Dict) -> Dict[str, Tensor]:
+    """A checkpoint's weights under our names, without a head that served
+    token labelling in training."""
+    weights = convert_state_dict(checkpoint)
+    return {n: t for n, t in weights.items() if not n.startswith('aux_head.')}
+
+
+def _create(arch: str, pretrained: bool, **options: Any) -> nn.Module:
+    return build_model_with_cfg(
+        BiFormerClassifier,
+        f'biformer_{arch}',
+        pretrained,
+        pretrained_filter_fn=_read_weights,
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),
+        arch=arch,
+        **options)
+
+
+@register_model
+def biformer_tiny(pretrained: bool = False, **options: Any) -> nn.Module:
+    return _create('tiny', pretrained, **options)
+
+
+@register_model
+def biformer_small(pretrained: bool = False, **options: Any) -> nn.Module:
+    return _create('small', pretrained, **options)
+
+
+@register_model
+def biformer_base(pretrained: bool = False, **options: Any) -> nn.Module:
+    return _create('base', pretrained, **options)
+
+
+@register_model
+def biformer_stl(pretrained: bool = False, **options: Any) -> nn.Module:
+    return _create('stl', pretrained, **options)
