@@ -80,7 +80,8 @@ class _Scratch(threading.local):
         """``count`` unfilled tensors (rows, columns)."""
         size = count * rows * columns
         if dtype not in self.buffers or len(self.buffers[dtype]) < size:
-            self.buffers[dtype] = torch.empty(size, dtype=dtype)
+            with torch.inference_mode(False):  # else training could not use it
+                self.buffers[dtype] = torch.empty(size, dtype=dtype)
         return list(self.buffers[dtype][:size].view(count, rows, columns))
 
 

@@ -1,5 +1,7 @@
 """What the CPU's backend chooses and holds; test_region_attention.py has its
 results."""
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -87,8 +89,22 @@ def test_tiles_cover_each_token_on_the_map_once():
         assert seen.sum() == 2 * height * width
 
 
+def test_trains_after_inference_mode():
+    inputs = make_inputs(size=28, num_regions=7, topk=4)
+    options = (1, 0.3, 0, 0, False)
+
+    def infer_and_train():
+        with torch.inference_mode():
+            cpu_chunked.attend(*inputs, *options)
+        query = inputs[0].clone().requires_grad_()
+        cpu_chunked.attend(query, *inputs[1:], *options)[0].sum().backward()
+        return query.grad
+
+    with ThreadPoolExecutor(1) as pool:  # one without scratch memory
+        assert pool.submit(infer_and_train).result().isfinite().all()
+
+
 def test_threads_do_not_share_scratch_memory():
-    from concurrent.futures import ThreadPoolExecutor
     first = cpu_chunked._scratch.get(2, 3, 4, torch.float32)
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(cpu_chunked._scratch.get, 2, 3, 4,
