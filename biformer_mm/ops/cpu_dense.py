@@ -80,18 +80,19 @@ def _mask(region_index: Tensor, query: Tensor, valid: Optional[Tensor],
     n, sh, sw, h, w, _ = query.shape
     region = torch.arange(sh * sw).view(sh, 1, sw, 1)
     region = region.expand(sh, h, sw, w).flatten()
-    routed = torch.zeros(n, sh * sw, sh * sw, dtype=torch.bool)
-    routed.scatter_(2, region_index, True)
-    keys = routed[:, region][:, :, region]
+    # A region that is listed twice weighs twice, as where it is gathered.
+    times = torch.zeros(n, sh * sw, sh * sw)
+    times.scatter_add_(2, region_index.long(),
+                       torch.ones(region_index.shape))
+    bias = times.log().to(query.dtype)[:, region][:, :, region]
     idle = None
     if valid is not None:
         if not attend_padding:
-            keys = keys & valid
-        keyless = ~keys.any(dim=2, keepdim=True)
+            bias = bias.masked_fill(~valid, float('-inf'))
+        keyless = bias.isneginf().all(dim=2, keepdim=True)
         idle = keyless | ~valid[:, None]
-        keys = keys | keyless  # a row without a key would be nan
-    bias = torch.zeros(keys.shape, dtype=query.dtype)
-    return bias.masked_fill_(~keys, float('-inf')).unsqueeze(1), idle
+        bias = bias.masked_fill(keyless, 0)  # it would be nan
+    return bias.unsqueeze(1), idle
 
 
 def _outputs(query: Tensor, key: Tensor, value: Tensor, region_index: Tensor,

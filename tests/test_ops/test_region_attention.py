@@ -110,6 +110,16 @@ def test_padding_does_not_exist(shape, valid_size, backend, device):
         assert not grad[:, :, valid_size[1]:].any()
 
 
+def test_takes_any_integers_and_a_region_twice(backend, device):
+    qkv, index, options = make_inputs(SHAPES[0], device)
+    index[:, :, 1] = index[:, :, 0]
+    expected = loop(*qkv, index, **options)
+    for dtype in (torch.int64, torch.int32):
+        out = region_attention(
+            *qkv, index.to(dtype), **options, backend=backend)
+        torch.testing.assert_close(out.cpu(), expected)
+
+
 @pytest.mark.parametrize('shape, valid_size', PADDED)
 def test_padding_may_be_keys_but_no_queries(shape, valid_size, backend,
                                             device):
