@@ -1,37 +1,49 @@
 # A Python 3.11 of your own: make PYTHON=/path/to/python3.11 setup
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 VENV ?= .venv
+UPSTREAM_VENV ?= .venv-upstream
+# the packages of the environment: a file in requirements/
+LOCK ?= lock.txt
 # retinanet, mask_rcnn, semantic_fpn, upernet or classification
 TASK ?= retinanet
 
-# The environment is the locked one: nothing of the caller's shell may come before it.
-unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+# The environment is the locked one: nothing of the caller's shell may come before it, nor these variables, whose
+# names others read too, reach what runs there.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PYTHON VENV LOCK
 
-.PHONY: help setup test test-release demo clean distclean
+.PHONY: help setup test test-upstream test-release test-faults demo clean distclean
 
 help:
-	@echo 'make setup         create or repair the tested environment in $(VENV)'
-	@echo 'make test          set up, then run the tests'
-	@echo 'make test-release  set up, then try out wheel and sdist'
-	@echo 'make demo          set up, then run the demo'
-	@echo 'make clean         remove caches'
-	@echo 'make distclean     remove caches and $(VENV)'
+	@echo 'make setup          create or repair the tested environment in $(VENV)'
+	@echo 'make test           set up, then run the tests'
+	@echo 'make test-upstream  the same with the original OpenMMLab packages, in $(UPSTREAM_VENV)'
+	@echo 'make test-release   set up, then try out wheel and sdist'
+	@echo 'make test-faults    set up, then break data, disks and processes on purpose'
+	@echo 'make demo           set up, then run the demo'
+	@echo 'make clean          remove caches'
+	@echo 'make distclean      remove caches and both environments'
 
 setup:
-	@"$(PYTHON)" tools/misc/setup_env.py --venv "$(VENV)"
+	@"$(PYTHON)" tools/misc/setup_env.py --venv "$(VENV)" --lock "$(LOCK)"
 
 test: setup
 	"$(VENV)/bin/python" -m pytest
 
+test-upstream:
+	@$(MAKE) --no-print-directory test PYTHON="$(PYTHON)" VENV="$(UPSTREAM_VENV)" LOCK=upstream.txt
+
 test-release: setup
 	"$(VENV)/bin/python" -m pytest -m release tests/test_packaging
+
+test-faults: setup
+	"$(VENV)/bin/python" -m pytest -m faults tests/faults
 
 demo: setup
 	"$(VENV)/bin/python" tools/demo.py $(TASK)
 
 clean:
 	rm -rf .pytest_cache build
-	find . -path './$(VENV)' -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+	find . \( -path './$(VENV)' -o -path './$(UPSTREAM_VENV)' \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf "$(VENV)" "$(VENV).lock"
+	rm -rf "$(VENV)" "$(VENV).lock" "$(UPSTREAM_VENV)" "$(UPSTREAM_VENV).lock"

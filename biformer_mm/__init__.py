@@ -7,8 +7,13 @@ from importlib.util import find_spec
 from .version import __version__
 
 if find_spec('mmengine'):
-    from . import models
+    from .compatibility import check_packages
+    check_packages()  # first: what follows may fail with another version
+
+    from . import models, visualization  # noqa: F401
     from .analysis import register_flop_handles
+    from .engine import (hang, nonfinite, preemption, saving,  # noqa: F401
+                         seeding)
     from .engine.packages import find_mmseg_configs, find_own_configs
 
     register_flop_handles()

@@ -1,7 +1,6 @@
 """The set-up: its checks, its steps against a recorded pip, its repairs, and
 the files around it (Makefile, .ci/run, setup.py)."""
 import fcntl
-import importlib.util
 import os
 import re
 import runpy
@@ -11,13 +10,15 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections import namedtuple
 from importlib.metadata import distribution
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import setuptools
 from packaging.requirements import Requirement
+from packaging.version import Version
+from tool_runner import load_module
 
 REPO = Path(__file__).resolve().parents[2]
 FILES = [
@@ -30,6 +31,7 @@ OFFLINE = {
     'PIP_NO_INDEX': '1',
     'PIP_FIND_LINKS': ''
 }
+LOCKS = ['lock.txt', 'upstream.txt']
 FAKE_PYTHON = """#!/bin/sh
 [ "$1" = -I ] && echo 3.11.7 && exit
 echo "python $* PYTHONPATH=$PYTHONPATH PIP_FIND_LINKS=$PIP_FIND_LINKS"
@@ -50,16 +52,20 @@ def checkout(tmp_path):
 @pytest.fixture
 def setup_env(checkout, monkeypatch):
     """The script as a module; whichever Python runs the tests is the right one
-    for it."""
-    spec = importlib.util.spec_from_file_location(
-        'setup_env', checkout / 'tools' / 'misc' / 'setup_env.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    for it, and whatever disk they run on has room."""
+    module = load_module(checkout / 'tools' / 'misc' / 'setup_env.py')
     monkeypatch.setattr(module, 'PYTHON_VERSION',
                         '{}.{}'.format(*sys.version_info))
     monkeypatch.setattr(module, 'find_compiler', lambda: '/usr/bin/c++')
+    monkeypatch.setattr(module.shutil, 'disk_usage', disk_with(100))
     monkeypatch.setattr(module.signal, 'signal', lambda *_: None)
     return module
+
+
+def disk_with(gib):
+    """Stands in for ``shutil.disk_usage``: every file system has this much
+    room."""
+    return lambda path: SimpleNamespace(free=gib * 2**30)
 
 
 def write_python(venv, script=FAKE_PYTHON):
@@ -195,19 +201,16 @@ class TestChecks:
         assert not venv.exists() and not Path(f'{venv}.lock').exists()
 
     def test_disk_too_small(self, setup_env, failure, venv, monkeypatch):
-        usage = namedtuple('usage', 'free')
         # one file system has to hold the sum; it would do for each alone
         monkeypatch.setattr(setup_env.tempfile, 'gettempdir',
                             lambda: str(venv.parent))
         monkeypatch.setenv('PIP_CACHE_DIR',
                            str(venv.parent / 'not' / 'there yet'))
-        monkeypatch.setattr(setup_env.shutil, 'disk_usage',
-                            lambda path: usage(11 * 2**30))
+        monkeypatch.setattr(setup_env.shutil, 'disk_usage', disk_with(11))
         assert re.search(
             r'12 GiB of free disk space are needed .*, got 11.0 GiB: '
             '.*VENV=.*TMPDIR.*PIP_CACHE_DIR', failure())
-        monkeypatch.setattr(setup_env.shutil, 'disk_usage',
-                            lambda path: usage(13 * 2**30))
+        monkeypatch.setattr(setup_env.shutil, 'disk_usage', disk_with(13))
         setup_env.main(['--venv', str(venv)])
 
     def test_folder_of_something_else(self, failure, venv):
@@ -239,15 +242,18 @@ class TestChecks:
 
 class TestSteps:
 
-    def test_order(self, setup_env, use_pip, venv):
+    @pytest.mark.parametrize('name, prefix, detection',
+                             [('lock.txt', 'onedl-', 'onedl-mmdetection'),
+                              ('upstream.txt', '', 'mmdet')])
+    def test_order(self, setup_env, use_pip, venv, name, prefix, detection):
         pip = use_pip()
-        setup_env.main(['--venv', str(venv)])
+        setup_env.main(['--venv', str(venv), '--lock', name])
         lock, headless, mmcv, package = pip.installs()
-        assert 'torch==' in lock and 'onedl-mmdetection==' in lock
-        assert 'onedl-mmcv' not in lock
+        assert ' torch==' in lock and f' {detection}==' in lock
+        assert 'mmcv' not in lock
         assert headless.startswith(
             '--no-deps opencv-python-headless==') and 'headless' not in lock
-        assert 'onedl-mmcv==' in mmcv and '--no-build-isolation' in mmcv
+        assert f' {prefix}mmcv==' in mmcv and '--no-build-isolation' in mmcv
         assert package.endswith(
             f'--editable {venv.parent}') and '--no-build-isolation' in package
         assert all('--no-deps' in command for command in pip.installs())
@@ -259,14 +265,14 @@ class TestSteps:
             'CXX'] == '/usr/bin/c++'
         assert int(variables['MAX_JOBS']) == len(os.sched_getaffinity(0))
 
-    def test_every_pin_is_installed_once(self, setup_env, use_pip, venv):
+    @pytest.mark.parametrize('name', LOCKS)
+    def test_every_pin_is_installed_once(self, setup_env, use_pip, venv, name):
         pip = use_pip()
-        setup_env.main(['--venv', str(venv)])
-        pins = (venv.parent / 'requirements' /
-                'lock.txt').read_text().splitlines()[1:]
+        setup_env.main(['--venv', str(venv), '--lock', name])
+        text = (venv.parent / 'requirements' / name).read_text()
         assert sorted(word for command in pip.installs()
-                      for word in command.split()
-                      if '==' in word) == sorted(pins)
+                      for word in command.split() if '==' in word) == sorted(
+                          re.findall('^[^#].*$', text, re.MULTILINE))
 
     @pytest.mark.parametrize('wheel', [True, False])
     def test_source_build_is_announced(self, setup_env, use_pip, venv, capsys,
@@ -328,6 +334,13 @@ class TestRepair:
         setup_env.main(['--venv', str(venv)])
         assert len(pip.installs()) == 4 and not any(
             command.startswith('-m venv') for command in pip.commands)
+
+    def test_other_lock_is_followed(self, setup_env, use_pip, venv):
+        use_pip()
+        setup_env.main(['--venv', str(venv)])
+        pip = use_pip()
+        setup_env.main(['--venv', str(venv), '--lock', 'upstream.txt'])
+        assert any(' mmcv==' in command for command in pip.installs())
 
     def test_moved_checkout_is_followed(self, setup_env, use_pip, checkout,
                                         venv, monkeypatch):
@@ -410,17 +423,19 @@ class TestRepair:
 
     @pytest.mark.parametrize('wheel, ops', [(True, (1, 1, 0)),
                                             (False, (1, 0))])
+    @pytest.mark.parametrize('lock, mmcv', [('lock.txt', 'onedl-mmcv'),
+                                            ('upstream.txt', 'mmcv')])
     def test_ops_for_another_torch_are_compiled_afresh(self, setup_env,
                                                        use_pip, venv, capsys,
-                                                       wheel, ops):
+                                                       lock, mmcv, wheel, ops):
         pip = use_pip(wheel=wheel, ops=ops)
-        setup_env.main(['--venv', str(venv)])
+        setup_env.main(['--venv', str(venv), '--lock', lock])
         last = pip.installs()[-1].split()
         assert {
             '--force-reinstall', '--no-cache-dir', '--no-deps',
             '--no-build-isolation'
         } < set(last)
-        assert last[last.index('--no-binary') + 1] == 'onedl-mmcv'
+        assert last[last.index('--no-binary') + 1] == mmcv
         assert 'compiled for another torch' in capsys.readouterr().out
         assert (venv / 'setup.stamp').exists()
 
@@ -542,9 +557,18 @@ def write_wheel(folder, name, version, files):
             archive.writestr(path, text)
 
 
-@pytest.mark.skipif(
-    int(setuptools.__version__.split('.')[0]) < 71,
-    reason='before 71, setuptools builds only together with wheel')
+def pack_wheel(folder, name):
+    """Packs an installed package again; returns its pin."""
+    package = distribution(name)
+    with zipfile.ZipFile(folder / f'{name}-{package.version}-py3-none-any.whl',
+                         'w') as archive:
+        for file in package.files:
+            if file.suffix not in ('.pyc', '.exe') and file.name not in (
+                    'INSTALLER', 'REQUESTED') and '..' not in file.parts:
+                archive.write(file.locate(), file)
+    return f'{name}=={package.version}'
+
+
 def test_with_real_pip(setup_env, checkout, venv, tmp_path, monkeypatch,
                        capsys):
     """venv and pip for real, with tiny packages from a folder; then a file of
@@ -556,19 +580,13 @@ def test_with_real_pip(setup_env, checkout, venv, tmp_path, monkeypatch,
     write_wheel(wheels, 'torch', '1', {'torch.py': 'tensor = list\n'})
     write_wheel(wheels, 'onedl-mmcv', '1', {'mmcv/ops.py': ops})
     write_wheel(wheels, 'opencv-python-headless', '1', {})
-    # what builds an editable install: the setuptools of this environment,
-    # packed again
-    with zipfile.ZipFile(
-            wheels / f'setuptools-{setuptools.__version__}-py3-none-any.whl',
-            'w') as archive:
-        for file in distribution('setuptools').files:
-            if file.suffix not in ('.pyc',
-                                   '.exe') and file.name not in ('INSTALLER',
-                                                                 'REQUESTED'):
-                archive.write(file.locate(), file)
     pins = [
-        'torch==1', 'onedl-mmcv==1', 'opencv-python-headless==1',
-        f'setuptools=={setuptools.__version__}'
+        'torch==1',
+        'onedl-mmcv==1',
+        'opencv-python-headless==1',
+        # what builds an editable install; before 71, setuptools takes wheel
+        *(pack_wheel(wheels, name)
+          for name in ('setuptools', 'wheel', 'packaging'))
     ]
     (checkout / 'requirements' / 'lock.txt').write_text('\n'.join(pins))
     (checkout / 'biformer_mm' / '__init__.py').touch()
@@ -605,7 +623,8 @@ class TestAroundIt:
     environment."""
 
     @pytest.fixture(autouse=True)
-    def complete(self, environment):
+    def complete(self, environment, setup_env):
+        self.setup_env = setup_env
         environment.log.unlink()
         environment.stamp.write_text(environment.fingerprint())
 
@@ -643,30 +662,49 @@ class TestAroundIt:
         assert f'python {command} PYTHONPATH= PIP' in self.call(
             checkout, 'make', target, PYTHONPATH='/other')
 
+    def test_make_test_upstream_has_its_own(self, checkout, venv):
+        upstream = f'{venv}-upstream'
+        shutil.copytree(venv, upstream)
+        environment = self.setup_env.Environment(Path(upstream), LOCKS[1])
+        environment.stamp.write_text(environment.fingerprint())
+        (venv / 'bin' / 'python').write_text('#!/bin/sh\nexit 1')
+        assert 'python -m pytest' in self.call(checkout, 'make',
+                                               'test-upstream')
+
     def test_make_alone_helps(self, checkout):
-        assert {'setup', 'test', 'demo', 'clean', 'distclean'} <= set(
-            re.findall(r'^make (\w+)', self.call(checkout, 'make'),
+        assert {
+            'setup', 'test', 'test-upstream', 'demo', 'clean', 'distclean'
+        } <= set(
+            re.findall(r'^make ([\w-]+)', self.call(checkout, 'make'),
                        re.MULTILINE))
 
     def test_make_clean_keeps_the_environment(self, checkout, venv):
         cache = checkout / 'tools' / '__pycache__'
         cache.mkdir()
+        upstream = Path(f'{venv}-upstream')
+        inside = [path / 'lib' / '__pycache__' for path in (venv, upstream)]
+        for path in inside:
+            path.mkdir(parents=True)
         self.call(checkout, 'make', 'clean')
-        assert not cache.exists() and (venv / 'bin' / 'python').exists()
+        assert not cache.exists() and all(path.exists() for path in inside)
         self.call(checkout, 'make', 'distclean')
-        assert not venv.exists()
+        assert not venv.exists() and not upstream.exists()
 
     def test_ci_adds_the_wheels_beside_the_checkout(self, checkout):
         run = str(checkout / '.ci' / 'run')
+        browser = checkout.parent / 'bin' / 'chromium'  # so none is installed
+        browser.parent.mkdir(exist_ok=True)
+        browser.touch(mode=0o755)
+        path = f'{browser.parent}:{os.environ["PATH"]}'
         assert 'PIP_FIND_LINKS=/mine\n' in self.call(
-            '/', run, PIP_FIND_LINKS='/mine')
+            '/', run, PATH=path, PIP_FIND_LINKS='/mine')
         wheels = checkout.parent / 'shared' / 'wheels'
         wheels.mkdir(parents=True)
         # as a URL: pip splits the list at spaces, and this path has one
         assert f'PIP_FIND_LINKS=/mine {wheels.as_uri()}\n' in self.call(
-            '/', run, PIP_FIND_LINKS='/mine')
+            '/', run, PATH=path, PIP_FIND_LINKS='/mine')
         assert f'PIP_FIND_LINKS={wheels.as_uri()}\n' in self.call(
-            '/', run, PIP_FIND_LINKS='')
+            '/', run, PATH=path, PIP_FIND_LINKS='')
 
 
 @pytest.fixture
@@ -702,12 +740,14 @@ class TestMetadata:
         (checkout / 'README.md').write_text('# Title')
         assert metadata()['long_description'] == '# Title'
 
-    def test_extras_hold_the_tested_versions(self, metadata, setup_env):
+    def test_extras_hold_the_tested_versions(self, metadata, setup_env,
+                                             checkout):
         extras = metadata()['extras_require']
-        assert set(extras) == {'det', 'seg', 'cls', 'tests', 'all'}
+        assert set(extras) == {'det', 'seg', 'cls', 'optional', 'tests', 'all'}
         pins = {
             name: pin.partition('==')[2]
-            for name, pin in setup_env.read_lock().items()
+            for name, pin in setup_env.read_lock(checkout / 'requirements' /
+                                                 'lock.txt').items()
         }
         for extra, framework in (('det', 'onedl-mmdetection'),
                                  ('seg', 'onedl-mmsegmentation'),
@@ -720,10 +760,17 @@ class TestMetadata:
                 pins[requirement.name]), requirement
         assert set(extras['all']) == set().union(*extras.values())
 
-    def test_lock_pins_everything(self, setup_env, metadata):
-        pins = setup_env.read_lock().values()
-        assert all(re.fullmatch(r'[\w.-]+==[\w.]+', pin) for pin in pins)
+    @pytest.mark.parametrize('name', LOCKS)
+    def test_lock_pins_everything(self, setup_env, metadata, checkout, name):
+        """What the tests need, too; either OpenMMLab. PyTorch before 2.6, from
+        which nothing can be exported, goes without what that needs."""
+        pins = setup_env.read_lock(checkout / 'requirements' / name)
+        export = {'onnx', 'onnxruntime', 'onnxscript'}
+        exports = Version(pins['torch'].partition('==')[2]) >= Version('2.6')
+        assert export & set(pins) == (export if exports else set())
+        assert all(
+            re.fullmatch(r'[\w.-]+==[\w.]+', pin) for pin in pins.values())
         assert {
             Requirement(line).name
-            for line in metadata()['install_requires']
-        } <= set(setup_env.read_lock())
+            for line in metadata()['extras_require']['tests']
+        } - export <= set(pins)

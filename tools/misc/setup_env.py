@@ -1,8 +1,8 @@
-"""Sets up the tested environment in a virtual environment of the checkout:
-``make setup``.
+"""Sets up a tested environment in a virtual environment of the checkout.
 
-Standard library only. A further call repairs what was interrupted or broken,
-follows a changed lock, and otherwise does nothing.
+``make setup`` and ``make test-upstream`` call this. Standard library only. A
+further call repairs what was interrupted or broken, follows a changed lock,
+and otherwise does nothing.
 """
 import argparse
 import fcntl
@@ -51,10 +51,9 @@ def say(message):
     print(message, flush=True)
 
 
-def read_lock():
+def read_lock(path):
     """The pinned requirements by package name, in the order of the lock."""
-    lines = (REPO / 'requirements' /
-             'lock.txt').read_text(encoding='utf-8').splitlines()
+    lines = path.read_text(encoding='utf-8').splitlines()
     pins = filter(None, (line.partition('#')[0].strip() for line in lines))
     return {pin.partition('==')[0]: pin for pin in pins}
 
@@ -73,10 +72,9 @@ def check_python():
         if importlib.util.find_spec(module) is None:
             raise SetupError(
                 f'a virtual environment needs the module {module}, which '
-                f'{sys.executable} lacks: '
-                f'install it (Debian, Ubuntu: apt install '
-                f'python{PYTHON_VERSION}-venv) or point at another Python, '
-                f'e.g. make PYTHON=/path/to/python{PYTHON_VERSION} setup')
+                f'{sys.executable} lacks: install it (Debian, Ubuntu: apt '
+                f'install python{PYTHON_VERSION}-venv) or point at another '
+                f'one, e.g. make PYTHON=/path/to/python{PYTHON_VERSION} setup')
 
 
 def find_compiler():
@@ -135,11 +133,18 @@ def check(environment):
 
 
 class Environment:
-    """The virtual environment; ``lock`` is the descriptor of the lock while
-    this process changes it."""
+    """The virtual environment for the pins of a file in requirements/;
+    ``lock`` is the descriptor of the lock while this process changes it."""
 
-    def __init__(self, path):
+    def __init__(self, path, pins='lock.txt'):
         self.path = path
+        self.pins_file = REPO / 'requirements' / pins
+        if not os.path.isfile(self.pins_file):
+            raise SetupError(f'--lock must be a file in {REPO}/requirements; '
+                             f'got {pins!r}: leave it out, or name another')
+        self.pins = read_lock(self.pins_file)
+        # the maintained fork's name, or the original's
+        self.mmcv = 'onedl-mmcv' if 'onedl-mmcv' in self.pins else 'mmcv'
         self.python = path / 'bin' / 'python'
         self.log = path / 'setup.log'
         self.stamp = path / 'setup.stamp'
@@ -148,13 +153,10 @@ class Environment:
     def version(self):
         """Version of its Python; None if Python or pip cannot run there."""
         try:
-            result = subprocess.run([
-                self.python, '-I', '-c',
-                'import pip._internal, sys; print(sys.version)'
-            ],
-                                    stdout=subprocess.PIPE,
-                                    stderr=subprocess.DEVNULL,
-                                    universal_newlines=True)
+            code = 'import pip._internal, sys; print(sys.version)'
+            result = subprocess.run([self.python, '-I', '-c', code],
+                                    capture_output=True,
+                                    text=True)
         except OSError:
             return None
         return result.stdout.strip() if result.returncode == 0 else None
@@ -169,7 +171,7 @@ class Environment:
                 (REPO / 'requirements').glob('*.txt'))
         ]
         parts = [
-            str(REPO),
+            str(self.pins_file),
             str(self.version()),
             *(file.read_text(encoding='utf-8') for file in files)
         ]
@@ -187,9 +189,8 @@ class Environment:
                                                 or any(self.path.iterdir())):
             raise SetupError(
                 f'the environment needs a folder of its own, {self.path} '
-                'holds something else: '
-                'remove it, or name another place, e.g. make VENV=.venv311 '
-                'setup')
+                'holds something else: remove it, or name another place, e.g. '
+                'make VENV=.venv311 setup')
 
     @contextmanager
     def locked(self):
@@ -303,8 +304,8 @@ class Environment:
 
     def install_lock(self):
         """Everything but mmcv, which is compiled against the rest."""
-        pins = read_lock()
-        del pins['onedl-mmcv']
+        pins = self.pins.copy()
+        del pins[self.mmcv]
         # Both builds of OpenCV are required by others and write to cv2/: the
         # last one stays, and this one needs no libGL.
         headless = pins.pop('opencv-python-headless')
@@ -317,7 +318,7 @@ class Environment:
             self.python, '-m', 'pip', 'install', '--dry-run', '--no-deps',
             '--only-binary', ':all:', *options
         ]
-        return self.run([*command, read_lock()['onedl-mmcv']])[0] == 0
+        return self.run([*command, self.pins[self.mmcv]])[0] == 0
 
     def announce_source_build(self):
         """Says so if pip will have to compile mmcv, and checks what that needs
@@ -348,15 +349,15 @@ class Environment:
             # mmcv compiles CUDA ops wherever it sees a GPU, and fails without
             # a toolkit.
             variables['CUDA_VISIBLE_DEVICES'] = ''
-        self.pip('-v', '--no-build-isolation', *options,
-                 read_lock()['onedl-mmcv'], **variables)
+        self.pip('-v', '--no-build-isolation', *options, self.pins[self.mmcv],
+                 **variables)
 
     def install_package(self):
         self.pip('--no-build-isolation', '--use-pep517', '--editable',
                  str(REPO))
         status, output = self.run([self.python, '-m', 'pip', 'check'])
         if status:
-            raise SetupError(f'requirements/lock.txt does not fit together: '
+            raise SetupError(f'{self.pins_file} does not fit together: '
                              f'{output.strip().splitlines()[-1]}')
 
     def why_ops_fail(self):
@@ -382,7 +383,7 @@ class Environment:
             say(f"      mmcv's ops do not load ({reason}), as when compiled "
                 f'for another torch: {SOURCE_BUILD}')
             self.install_mmcv('--force-reinstall', '--no-cache-dir',
-                              '--no-binary', 'onedl-mmcv')
+                              '--no-binary', self.mmcv)
             reason = self.why_ops_fail()
         if reason:
             raise SetupError(
@@ -458,21 +459,26 @@ def set_up(environment):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=' '.join(__doc__.split('\n\n')[0].split()),
+        epilog='example:\n  python tools/misc/setup_env.py --venv .venv',
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         '--venv',
         type=Path,
         default=REPO / '.venv',
         help='folder of the environment (default: .venv in the checkout)')
-    environment = Environment(parser.parse_args(arguments).venv.resolve())
-    for number in (
-            signal.SIGINT, signal.SIGTERM
-    ):  # end as on Ctrl-C, with the running command, even in the background
+    parser.add_argument(
+        '--lock',
+        default='lock.txt',
+        help='its packages: a file in requirements/ (default: lock.txt)')
+    args = parser.parse_args(arguments)
+    # end as on Ctrl-C, with the running command, even in the background
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        set_up(environment)
-    except (SetupError,
-            OSError) as error:  # OSError: no permission to write there, say
+        set_up(Environment(args.venv.resolve(), args.lock))
+    except (SetupError, OSError) as error:  # no permission to write, say
         sys.exit(f'setup: {error}')
     except KeyboardInterrupt:
         sys.exit('setup: interrupted; calling again continues from here')
