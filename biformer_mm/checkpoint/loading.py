@@ -1,28 +1,21 @@
 """A loader for pretrained backbones that hides nothing."""
 import logging
-import os
-import os.path as osp
 import re
 from collections import Counter, defaultdict
-from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple
-from urllib.error import URLError
-from urllib.parse import urlparse
+from typing import Dict, List, Mapping, Optional, Tuple
 
-import torch
 from torch import Tensor, nn
 
+from .files import local_path
 from .names import convert_names, is_head, listing
 from .reading import CheckpointError, read_checkpoint, split_weights
 from .whole_model import BACKBONE, is_ema, split_backbone
 
 if find_spec('mmengine'):  # without it, nothing here is called
-    from mmengine.dist import barrier, get_rank
-    from mmengine.fileio import get_local_path
     from mmengine.logging import print_log
 
-_BLOCK_NORM = re.compile(r'stages\.(\d+)\.(\d+)\.norm[12]\.weight')
+_BLOCK_NORM = re.compile(r'stages\.(\d{1,4})\.(\d+)\.norm[12]\.weight')
 
 
 def load_pretrained(backbone: nn.Module,
@@ -52,7 +45,7 @@ def load_pretrained(backbone: nn.Module,
             :func:`read_checkpoint`; or weights are foreign, missing or wrongly
             shaped, which are named. It is a ValueError.
     """
-    with _local_path(checkpoint) as path:
+    with local_path(checkpoint) as path:
         weights, _ = split_weights(read_checkpoint(path, trust), checkpoint)
     weights, others = _choose(weights, prefix, checkpoint)
     names = convert_names(weights)
@@ -101,38 +94,6 @@ def load_pretrained(backbone: nn.Module,
         f'{"; passed over (strict=False): " + misfits if misfits else ""}',
         logger='current',
         level=logging.WARNING if misfits else logging.INFO)
-
-
-@contextmanager
-def _local_path(checkpoint: str) -> Iterator[str]:
-    """The file itself, or a copy of what a URL names: of the web in torch's
-    cache, of MMEngine's other storage for as long as the context."""
-    if checkpoint.startswith(('http://', 'https://')):
-        yield _download(checkpoint)
-    elif '://' in checkpoint:
-        with get_local_path(checkpoint) as path:
-            yield str(path)
-    else:
-        yield checkpoint
-
-
-def _download(url: str) -> str:
-    """Path in torch's cache; of a distributed run, rank 0 goes first."""
-    folder = osp.join(torch.hub.get_dir(), 'checkpoints')
-    path = osp.join(folder, osp.basename(urlparse(url).path))
-    if get_rank() > 0:
-        barrier()
-    if not osp.exists(path):
-        os.makedirs(folder, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, path, progress=False)
-        except URLError as error:
-            raise CheckpointError(
-                f'{url} cannot be downloaded ({error}); several public links '
-                'are dead: give the path of a copy') from error
-    if get_rank() == 0:
-        barrier()
-    return path
 
 
 def _choose(weights: Mapping[str, Tensor], prefix: Optional[str],
@@ -197,7 +158,7 @@ def _layout(weights: Mapping[str, Tensor]) -> Tuple[Tuple, Tuple]:
     for name, tensor in weights.items():
         match = _BLOCK_NORM.fullmatch(name)
         if match:
-            dims[int(match[1])] = len(tensor)
+            dims[int(match[1])] = tensor.numel()
             blocks[int(match[1])].add(match[2])
     return (tuple(dims[i] for i in sorted(dims)),
             tuple(len(blocks[i]) for i in sorted(blocks)))

@@ -16,7 +16,7 @@ _ATTN = r'((?:stages\.\d+\.\d+\.attn\.)?)'  # absent in a bare attention layer
 _RENAMES = tuple((re.compile(pattern), name) for pattern, name in (
     (r'(stages\.\d+\.)blocks\.(.+)', r'\1\2'),
     (r'downsample_layers\.0\.(.+)', r'stem.\1'),
-    (r'downsample_layers\.(\d+)\.(.+)',
+    (r'downsample_layers\.(\d{1,4})\.(.+)',
      lambda m: f'downsamples.{int(m[1]) - 1}.{m[2]}'),
     (r'(stages\.\d+\.\d+\.)pos_embed\.(.+)', r'\1pos_conv.\2'),
     (r'(stages\.\d+\.\d+\.mlp\.)0\.(.+)', r'\1fc1.\2'),
@@ -93,7 +93,7 @@ def convert_names(weights: Mapping[str, Tensor]) -> Names:
     Raises:
         CheckpointError: Two names mean the same weight.
     """
-    stages = re.findall(r'\bstages\.(\d+)', ' '.join(weights))
+    stages = re.findall(r'\bstages\.(\d{1,4})\b', ' '.join(weights))
     last_stage = max(map(int, stages), default=0)
     names = Names({}, {}, [])
     for released, tensor in weights.items():
@@ -119,7 +119,14 @@ def is_head(name: str) -> bool:
 def listing(names: List[str], most: int = 20) -> str:
     """Names for a message, not too many."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + more
+    return ', '.join(map(_in_line, names[:most])) + more
+
+
+def _in_line(name: str) -> str:
+    """A name as a message of one line can hold it."""
+    if not name.isprintable():
+        name = repr(name)
+    return name if len(name) <= 200 else f'{name[:200]}...'
 
 
 def _rename(name: str, last_stage: int) -> str:

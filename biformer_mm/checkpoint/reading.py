@@ -15,11 +15,12 @@ from torch import Tensor
 from biformer_mm.errors import UsageError
 
 # What MMEngine's training checkpoints (HistoryBuffer and what it is made of)
-# and argparse's options hold beside weights. None of it is wanted, so each is
-# read as an inert placeholder instead of as what its name says.
+# and argparse's options hold beside weights. None of it is called: each is
+# read as a placeholder that keeps what its name was to be called with.
 _BESIDE_WEIGHTS = (
     'mmengine.logging.history_buffer.HistoryBuffer',
     'builtins.getattr',
+    'builtins.bytes',  # of empty arrays
     'numpy.ndarray',
     'numpy.dtype',
     'numpy.core.multiarray._reconstruct',  # numpy 1
@@ -35,7 +36,7 @@ _FORBIDDEN = re.compile(r'(?:GLOBAL|Unsupported class) ([\w.]+)')  # by torch
 _MODELS = ('state_dict', 'model')
 _AGAIN = 'compare its size or sha256 with the original and get it again'
 _OPT_IN = ('get a file of weights alone or, if you trust who made it, set '
-           'trust=True in init_cfg or --trust of biformer_to_mm.py')
+           'trust=True in init_cfg or --trust of the tools')
 
 
 class CheckpointError(UsageError, ValueError):
@@ -43,16 +44,19 @@ class CheckpointError(UsageError, ValueError):
     the cure."""
 
 
-def read_checkpoint(path: str, trust: bool = False) -> Dict[str, Any]:
+def read_checkpoint(path: str,
+                    trust: bool = False,
+                    map_location: Any = 'cpu') -> Dict[str, Any]:
     """Read a checkpoint file without running code that it may hold.
 
     Args:
         path: A local file, written by ``torch.save``.
         trust: Unpickle whatever the file holds. A pickle can run any code.
+        map_location: Where the tensors go, as for ``torch.load``.
 
     Returns:
-        What the file holds, on the CPU. Beside weights there may be
-        placeholders in it, for statistics of its training.
+        What the file holds. Beside weights there may be instances of
+        :class:`Placeholder` in it, for statistics of its training.
 
     Raises:
         CheckpointError: The file is missing, empty, truncated or no
@@ -63,7 +67,7 @@ def read_checkpoint(path: str, trust: bool = False) -> Dict[str, Any]:
     try:
         with _placeholders():
             loaded = torch.load(
-                path, map_location='cpu', weights_only=not trust)
+                path, map_location=map_location, weights_only=not trust)
     except Exception as error:  # of many kinds, by format and torch version
         raise _explain(path, error, trust) from error
     if not isinstance(loaded, Mapping):
@@ -88,6 +92,10 @@ def split_weights(checkpoint: Mapping[str, Any],
     Raises:
         CheckpointError: There are no weights in it.
     """
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(f'{source} holds no weights but a '
+                              f'{type(checkpoint).__name__}; give a '
+                              'checkpoint')
     rest, weights = {}, checkpoint
     for outer in _MODELS:
         if isinstance(checkpoint.get(outer), Mapping):
@@ -95,6 +103,11 @@ def split_weights(checkpoint: Mapping[str, Any],
             weights = checkpoint[outer]
             break
     tensors = {n: v for n, v in weights.items() if isinstance(v, Tensor)}
+    nameless = [n for n in tensors if not isinstance(n, str)]
+    if nameless:
+        raise CheckpointError(
+            f'{source} holds no weights: their names must be text; it has '
+            f'{nameless[:10]}; give a checkpoint')
     rest.update((n, v) for n, v in weights.items() if n not in tensors)
     if tensors and all(n.startswith('module.') for n in tensors):
         tensors = {n[len('module.'):]: v for n, v in tensors.items()}
@@ -114,8 +127,12 @@ def _check_kind(path: str) -> None:
     if not os.path.isfile(path):
         raise CheckpointError(f'there is no checkpoint {path}; give the path '
                               'of a file that exists')
-    with open(path, 'rb') as file:
-        head = file.read(512)
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f'{path} cannot be read ({error.strerror}); '
+                              'give yourself the right to') from error
     if not head:
         raise CheckpointError(f'{path} is empty; get it again')
     if head.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'<'):
@@ -187,23 +204,29 @@ def _placeholders() -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-class _Placeholder:
-    """Takes any arguments and state, and keeps none."""
+class Placeholder:
+    """Stands for what a pickle would have made by calling something.
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> '_Placeholder':
-        return super().__new__(cls)
+    Attributes:
+        name: What it would have called.
+        args: With which arguments.
+        state: What it would have set of the result; None if nothing.
+    """
+    name: str
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
+    def __new__(cls, *args: Any) -> 'Placeholder':
+        self = super().__new__(cls)
+        self.args, self.state = args, None
+        return self
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        self.state = state
 
 
 def _placeholder(name: str) -> type:
     """A class that torch takes for the one of that name."""
     module, _, qualname = name.rpartition('.')
-    return type(qualname, (_Placeholder, ), dict(__module__=module))
+    return type(qualname, (Placeholder, ), dict(__module__=module, name=name))
 
 
 _PLACEHOLDERS = [_placeholder(name) for name in _BESIDE_WEIGHTS]

@@ -59,7 +59,7 @@ def convert_model(checkpoint: Mapping[str, Any],
     """
     weights, rest = split_weights(checkpoint, source)
     dropped = [(key, _EMA if 'ema' in key else 'training state')
-               for key in rest if key != 'meta']
+               for key in map(str, rest) if key != 'meta']
     dropped += [(n, _EMA) for n in weights if is_ema(n)]
     weights = {n: t for n, t in weights.items() if not is_ema(n)}
 
@@ -99,7 +99,7 @@ def convert_model(checkpoint: Mapping[str, Any],
     converted.update(others)
     origins.update((n, n) for n in others)
     return WholeModel(converted, origins, dropped, found,
-                      _class_names(rest.get('meta')))
+                      class_names(rest.get('meta')))
 
 
 def is_ema(name: str) -> bool:
@@ -151,17 +151,19 @@ def _unread_norms(backbone: Mapping[str, Tensor],
     channels = [
         t.shape[1] for n, t in others.items()
         if n.startswith('neck.lateral_convs.') and n.endswith('conv.weight')
+        and t.dim() == 4
     ]
     widths = []
     while f'stages.{len(widths)}.0.norm1.weight' in backbone:
-        widths.append(len(backbone[f'stages.{len(widths)}.0.norm1.weight']))
+        norm = backbone[f'stages.{len(widths)}.0.norm1.weight']
+        widths.append(norm.numel())
     first = len(widths) - len(channels)
     if not channels or widths[max(first, 0):] != channels:
         return ()
     return tuple(f'out_norms.{stage}.' for stage in range(first))
 
 
-def _class_names(meta: Any) -> Dict[str, Any]:
+def class_names(meta: Any) -> Dict[str, Any]:
     """``dataset_meta`` as plain data, from the meta of MMEngine or mmcv 1."""
     if not isinstance(meta, Mapping):
         return {}

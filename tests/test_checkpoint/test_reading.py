@@ -15,6 +15,7 @@ from torch import nn
 
 import golden
 from biformer_mm.checkpoint import CheckpointError, read_checkpoint
+from biformer_mm.checkpoint.reading import Placeholder
 
 # Before, torch reads weights and nothing beside them.
 HAS_SAFE_GLOBALS = hasattr(torch.serialization, 'add_safe_globals')
@@ -92,7 +93,9 @@ def test_reads_a_training_checkpoint_without_trust(trained):
         assert torch.equal(loaded['state_dict'][name], value)
     # Statistics are not revived, whatever their names call.
     placeholder = loaded['message_hub']['log_scalars']['train/loss']
-    assert vars(placeholder) == {} and not hasattr(placeholder, 'data')
+    assert isinstance(placeholder, Placeholder)
+    assert placeholder.name.endswith('HistoryBuffer')
+    assert not hasattr(placeholder, 'data')
 
 
 @pytest.mark.skipif(HAS_SAFE_GLOBALS, reason='torch 2.4 and later read it')
@@ -117,8 +120,13 @@ def test_names_beside_weights_are_placeholders(tmp_path):
     loaded = read_checkpoint(path)
     assert loaded['model']['w'] == 1
     for name, value in beside.items():
+        assert isinstance(loaded[name], Placeholder), name
         assert not isinstance(loaded[name], type(value)), name
-        assert vars(loaded[name]) == {} and not callable(loaded[name]), name
+        assert not callable(loaded[name]), name
+    # What its name was to be called with, which it was not.
+    assert loaded['called'].name == 'builtins.getattr'
+    assert loaded['called'].args == ('text', 'upper')
+    assert loaded['args'].state == dict(lr=1)
 
 
 @pytest.mark.skipif(not HAS_SAFE_GLOBALS, reason='torch before 2.4')

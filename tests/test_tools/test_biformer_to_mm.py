@@ -1,13 +1,12 @@
 """The converter of released checkpoints, as a user runs it."""
 import hashlib
-import importlib.util
 import os
 import re
 import sys
 
 import pytest
 import torch
-from tool_runner import ROOT, run_tool
+from tool_runner import ROOT, load_module, run_tool
 
 import golden
 from biformer_mm.checkpoint import read_checkpoint
@@ -29,11 +28,7 @@ class Runs:
 @pytest.fixture(scope='module')
 def tool():
     """The tool as a module."""
-    spec = importlib.util.spec_from_file_location('biformer_to_mm',
-                                                  ROOT / 'tools' / TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(ROOT / 'tools' / TOOL)
 
 
 @pytest.fixture
@@ -162,7 +157,7 @@ def test_only_trust_runs_code(src, convert, tmp_path):
     with pytest.raises(
             SystemExit,
             match=f'^biformer_to_mm.py: error: {src} would run code when '
-            'read: .* --trust of biformer_to_mm.py$'):
+            'read: .* --trust of the tools$'):
         convert(src, tmp_path / 'ours.pth')
     assert files(tmp_path) == before
     last = convert(src, tmp_path / 'ours.pth', '--trust').splitlines()[-1]
@@ -173,7 +168,8 @@ def test_only_trust_runs_code(src, convert, tmp_path):
 @pytest.mark.parametrize('arguments, message', [
     (['released.pth', 'ours.pth', '--task', 'det'],
      "released.pth is a classifier, not a detector; leave the task 'det' out"),
-    (['released.pth', 'nowhere/ours.pth'], 'there is no folder nowhere; make'),
+    (['released.pth',
+      'nowhere/ours.pth'], 'DST: there is no folder nowhere; make'),
     (['other.pth', 'ours.pth'], 'there is no checkpoint other.pth; give'),
     (['resnet.pth', 'ours.pth'
       ], 'resnet.pth is not a BiFormer classifier, .*: 1 of its 1 names'),

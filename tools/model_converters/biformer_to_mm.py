@@ -12,7 +12,8 @@ from typing import Dict, List, Tuple
 import torch
 
 from biformer_mm.checkpoint import WholeModel, convert_model, read_checkpoint
-from biformer_mm.engine.launch import usage_errors
+from biformer_mm.engine.command_line import (add_trust, check_writable,
+                                             make_parser, usage_errors)
 from biformer_mm.errors import UsageError
 
 KINDS = {
@@ -24,7 +25,9 @@ KINDS = {
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(
+        __doc__, 'python tools/model_converters/biformer_to_mm.py '
+        'upernet_biformer_s.pth upernet_biformer_s.pth --task seg')
     parser.add_argument('src', help='path of the released checkpoint')
     parser.add_argument(
         'dst',
@@ -36,10 +39,7 @@ def parse_args() -> argparse.Namespace:
         help='refuse SRC unless it is a classifier, detector or segmentor')
     parser.add_argument(
         '--force', action='store_true', help='overwrite a file that exists')
-    parser.add_argument(
-        '--trust',
-        action='store_true',
-        help='unpickle whatever SRC holds, which can run any code')
+    add_trust(parser)
     return parser.parse_args()
 
 
@@ -48,7 +48,9 @@ def main() -> None:
     with usage_errors('biformer_to_mm.py'):
         folder = osp.dirname(args.dst) or '.'
         if not osp.isdir(folder):
-            raise UsageError(f'there is no folder {folder}; make it first')
+            raise UsageError(f'DST: there is no folder {folder}; make it '
+                             'first')
+        check_writable('DST', args.dst)
         model = convert_model(
             read_checkpoint(args.src, args.trust), args.task, args.src)
         print(f'{args.src}\nsha256 {sha256(args.src)}\n\n{table(model)}\n')

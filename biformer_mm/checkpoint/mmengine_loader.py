@@ -1,0 +1,105 @@
+"""MMEngine's loader of checkpoints, for processes of ours to read data only.
+
+Runners, hooks and models of OpenMMLab load by it whatever a config names.
+"""
+import difflib
+import os.path as osp
+from typing import Any, Dict
+
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import (_get_mmengine_home,
+                                        get_deprecated_model_names,
+                                        get_external_models, get_mmcls_models,
+                                        get_torchvision_models)
+
+from .files import local_path
+from .reading import CheckpointError, read_checkpoint, split_weights
+from .statistics import restore_statistics
+from .whole_model import split_backbone
+
+# Lists of names that MMEngine has URLs for.
+_LISTS = {
+    'torchvision': get_torchvision_models,
+    'modelzoo': get_torchvision_models,
+    'open-mmlab': get_external_models,
+    'openmmlab': get_external_models,
+    'mmcls': get_mmcls_models,
+}
+_SCHEMES = ('', 'http://', 'https://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://',
+            'pavi://', *(f'{scheme}://' for scheme in _LISTS))
+
+
+def read_as_data(cfg: Config, trust: bool = False) -> None:
+    """Have this process read every checkpoint by :func:`read_checkpoint`.
+
+    MMEngine's own loader unpickles what is not data. It is replaced for good:
+    this is for programs, not for a package on import.
+
+    Args:
+        cfg: The program's config. With ``trust``, the ``init_cfg`` of its
+            BiFormers is changed to trust, too.
+        trust: Unpickle whatever a file holds. A pickle can run any code.
+    """
+
+    def load_from_biformer_mm(filename: str,
+                              map_location: Any = None) -> Dict[str, Any]:
+        return _load(filename, map_location, trust)
+
+    CheckpointLoader.register_scheme(
+        _SCHEMES, load_from_biformer_mm, force=True)
+    if trust:
+        _trust_backbones(cfg.get('model'))
+
+
+def _load(filename: str, map_location: Any, trust: bool) -> Dict[str, Any]:
+    """What MMEngine expects of a loader.
+
+    Raises:
+        CheckpointError: See :func:`read_checkpoint`; or there is no such
+            name.
+    """
+    with local_path(_resolve(filename)) as path:
+        content = read_checkpoint(path, trust, map_location)
+    if not trust:
+        content = restore_statistics(content, filename)
+        # MMEngine runs this text as a config when it resumes. What it writes
+        # itself is called 'cfg', and not run.
+        meta = content.get('meta')
+        if isinstance(meta, dict):
+            meta.pop('config', None)
+    if filename.startswith('mmcls://'):
+        weights, _ = split_weights(content, filename)
+        content = dict(state_dict=split_backbone(weights)[0])
+    return content
+
+
+def _resolve(name: str) -> str:
+    """A path or URL, also for names such as torchvision://resnet50."""
+    scheme, separator, model = name.partition('://')
+    if not separator or scheme not in _LISTS:
+        return name
+    places = _LISTS[scheme]()
+    if 'mmlab' in scheme:
+        model = get_deprecated_model_names().get(model, model)
+    if model not in places:
+        close = difflib.get_close_matches(model, places) or list(places)[:3]
+        raise CheckpointError(
+            f'{scheme}:// takes a name of MMEngine\'s list; got {model!r}: '
+            f'give another, such as {", ".join(close)}')
+    place = places[model]
+    return place if '://' in place else osp.join(_get_mmengine_home(), place)
+
+
+def _trust_backbones(node: Any) -> None:
+    """Have each BiFormer of a config trust its pretrained checkpoint."""
+    if isinstance(node, dict):
+        init_cfg = node.get('init_cfg')
+        if isinstance(init_cfg,
+                      dict) and (str(node.get('type')).endswith('BiFormer')
+                                 and init_cfg.get('type') == 'Pretrained'):
+            init_cfg['trust'] = True
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            _trust_backbones(part)
