@@ -3,7 +3,8 @@
     python benchmarks/plot.py work_dirs/benchmarks/*/*.json
 
 Beside each JSON file it writes NAME.png: growth of time and memory, both axes
-logarithmic, or bars of time and memory relative to the yardstick's.
+logarithmic, bars of time and memory relative to the yardstick's, or losses of
+trainings.
 """
 import argparse
 import json
@@ -18,18 +19,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import LogLocator  # noqa: E402
 
-# Okabe and Ito's colours, which colour-blind people can tell apart.
-COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
-MARKERS = 'osD^vP'
-STYLE = {
-    'font.size': 10,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.grid': True,
-    'grid.color': '#E3E3E3',
-    'axes.axisbelow': True,
-    'savefig.facecolor': 'white'
-}
+from biformer_mm.analysis.figures import COLORS, MARKERS, STYLE  # noqa: E402
 
 
 def hardware(result: Dict) -> str:
@@ -48,7 +38,7 @@ def plot_growth(result: Dict) -> Figure:
     for row_of_axes, (quantity, label, factor) in zip(axes, quantities):
         for axis, mode in zip(row_of_axes, modes):
             _growth_panel(axis, result, mode, quantity, factor)
-            axis.set_title(f'{mode}: {label}', loc='left', fontsize=11)
+            axis.set_title(f'{mode}: {label}')
     for axis in axes[-1]:
         axis.set_xlabel('side of the image, pixels')
     settings = result['settings']
@@ -92,8 +82,6 @@ def _growth_panel(axis: Axes, result: Dict, mode: str, quantity: str,
             yerr=error,
             color=color,
             marker=marker,
-            markersize=6,
-            linewidth=1.8,
             label=label)
     axis.set_xscale('log')
     axis.set_yscale('log')
@@ -102,7 +90,7 @@ def _growth_panel(axis: Axes, result: Dict, mode: str, quantity: str,
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
     axis.yaxis.set_major_formatter('{x:g}')
     corner = 'lower right' if quantity == 'seconds' else 'upper left'
-    axis.legend(frameon=False, loc=corner)
+    axis.legend(loc=corner, fontsize=9, handlelength=1.5)
 
 
 def _with_error(values: List, factor: float) -> Tuple[List, List]:
@@ -186,7 +174,7 @@ def _bars(rows: List[Dict], panels: Dict, group: str, name: str,
                 fontsize=9,
                 bbox=dict(facecolor='white', edgecolor='none', pad=0.5))
         axis.axvline(1, color='#333333', linewidth=1, linestyle='--')
-        axis.set_title(label, loc='left', fontsize=11)
+        axis.set_title(label)
         axis.grid(False, axis='y')
         axis.margins(x=0.15)
     axes[0][0].set_yticks(places, labels)
@@ -196,8 +184,36 @@ def _bars(rows: List[Dict], panels: Dict, group: str, name: str,
     return figure
 
 
+def plot_drift(result: Dict) -> Figure:
+    """Loss of every run, a colour for each backend."""
+    settings = result['settings']
+    names = list(dict.fromkeys(row['backend'] for row in result['rows']))
+    figure, axis = plt.subplots(figsize=(8, 5))
+    for row in result['rows']:
+        width = settings['steps'] / len(row['curve'])
+        first = row['seed'] == settings['seeds'][0]
+        axis.plot([(i + 0.5) * width for i in range(len(row['curve']))],
+                  row['curve'],
+                  color=COLORS[names.index(row['backend'])],
+                  linewidth=1.2,
+                  label=row['backend'] if first else None)
+    axis.set_yscale('log')
+    axis.set_xlabel('step')
+    axis.set_title('training loss')
+    axis.legend()
+    seeds = ', '.join(map(str, settings['seeds']))
+    figure.suptitle(
+        f"{settings['config']}, seeds {seeds}\n{hardware(result)}",
+        fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
 PLOTS = dict(
-    growth=plot_growth, backbone=plot_backbone, attention=plot_attention)
+    growth=plot_growth,
+    backbone=plot_backbone,
+    attention=plot_attention,
+    drift=plot_drift)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from biformer_mm.checkpoint import convert_state_dict
 from biformer_mm.models import BiFormer
+from biformer_mm.models.arch import ARCHS, parse_arch
 from biformer_mm.models.biformer import init_linear
 
 Indices = Union[int, Sequence[int], None]
@@ -23,7 +24,7 @@ default_cfgs = generate_default_cfgs({
         pool_size=(7, 7),
         first_conv='stem.0',
         classifier='head.fc')
-    for arch in BiFormer.arch_zoo
+    for arch in ARCHS
 })
 
 
@@ -47,7 +48,7 @@ class BiFormerClassifier(BiFormer):
                  global_pool: str = 'avg',
                  drop_rate: float = 0.,
                  **options: Any) -> None:
-        dims = self._parse_arch(arch)['embed_dims']
+        dims = parse_arch(arch)['embed_dims']
         super().__init__(
             arch,
             in_channels=in_chans,

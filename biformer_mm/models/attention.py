@@ -3,13 +3,14 @@
 Shapes: N batch, H x W map, C channels, S regions per side, k routed regions,
 m heads.
 """
-from typing import Union
+from typing import Any, Dict, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
 from biformer_mm.ops import (auto_num_regions, merge, pad_to_regions,
                              partition, region_attention, routing_index)
+from biformer_mm.ops.checks import whole
 from biformer_mm.ops.dispatch import check_backend_name
 from .base import register
 from .layers import DepthwiseConv, conv_nhwc
@@ -40,8 +41,9 @@ class BiLevelRoutingAttention(nn.Module):
         attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``embed_dims``, ``topk`` is
-            not in 1..S*S, or ``padding`` or ``attn_backend`` is unknown.
+        ValueError: A number is no integer or less than 1, ``num_heads`` does
+            not divide ``embed_dims``, ``topk`` is more than S*S, or
+            ``padding`` or ``attn_backend`` is unknown.
 
     Note:
         The softmax scale is C**-0.5, not (C/m)**-0.5 as usual: the released
@@ -56,10 +58,13 @@ class BiLevelRoutingAttention(nn.Module):
                  padding: str = 'legacy',
                  attn_backend: str = 'auto') -> None:
         super().__init__()
-        _check_heads(embed_dims, num_heads)
-        if num_regions != 'auto' and not isinstance(num_regions, int):
+        embed_dims, num_heads = _check_heads(embed_dims, num_heads)
+        if not isinstance(num_regions, str):
+            num_regions = whole('num_regions', num_regions, 1)
+        elif num_regions != 'auto':
             raise ValueError("num_regions must be an integer or 'auto'; got "
                              f'{num_regions!r}')
+        topk = whole('topk', topk)
         if topk < 1 or num_regions != 'auto' and topk > num_regions**2:
             raise ValueError(
                 'topk must be between 1 and the number of regions, '
@@ -90,33 +95,46 @@ class BiLevelRoutingAttention(nn.Module):
             (N, H, W, C).
         """
         height, width = x.shape[1:3]
+        inputs = self.attention_inputs(x)
+        out = region_attention(**inputs, backend=self.attn_backend)
+
+        # Off the map LCE sees zeros or, as far as it reaches, the padding.
+        margin = LCE_SIZE // 2 if self.padding == 'legacy' else 0
+        value = merge(inputs['value'])[:, :height + margin, :width + margin]
+        local = conv_nhwc(self.lce, value)[:, :height, :width]
+        return self.proj(merge(out)[:, :height, :width] + local)
+
+    def attention_inputs(self, x: Tensor) -> Dict[str, Any]:
+        """Project and route.
+
+        Args:
+            x: As :meth:`forward` takes it.
+
+        Returns:
+            The arguments of :func:`biformer_mm.ops.region_attention`, by name.
+        """
+        height, width, channels = x.shape[1:]
         num_regions = self.num_regions
         if num_regions == 'auto':
-            num_regions = auto_num_regions(height, width, x.shape[3],
-                                           self.topk)
+            num_regions = auto_num_regions(height, width, channels, self.topk)
 
         padded = pad_to_regions(x, num_regions)
         valid_size = (height, width) if padded is not x else None
         masked = valid_size is not None and self.padding == 'masked'
 
-        query, key, value = self.qkv(padded).chunk(3, dim=-1)
-        regions = [partition(x, num_regions) for x in (query, key, value)]
-        index = routing_index(*regions[:2], self.topk,
-                              valid_size if masked else None)
-        out = region_attention(
-            *regions,
-            index,
+        query, key, value = (
+            partition(x, num_regions)
+            for x in self.qkv(padded).chunk(3, dim=-1))
+        return dict(
+            query=query,
+            key=key,
+            value=value,
+            region_index=routing_index(query, key, self.topk,
+                                       valid_size if masked else None),
             num_heads=self.num_heads,
             scale=self.scale,
             valid_size=valid_size,
-            attend_padding=not masked,
-            backend=self.attn_backend)
-
-        # Off the map LCE sees zeros or, as far as it reaches, the padding.
-        margin = 0 if masked else LCE_SIZE // 2
-        value = value[:, :height + margin, :width + margin]
-        local = conv_nhwc(self.lce, value)[:, :height, :width]
-        return self.proj(merge(out)[:, :height, :width] + local)
+            attend_padding=not masked)
 
 
 class FullAttention(nn.Module):
@@ -132,8 +150,8 @@ class FullAttention(nn.Module):
         attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``embed_dims``, or
-            ``attn_backend`` is unknown.
+        ValueError: A number is no integer or less than 1, ``num_heads`` does
+            not divide ``embed_dims``, or ``attn_backend`` is unknown.
     """
 
     def __init__(self,
@@ -141,7 +159,7 @@ class FullAttention(nn.Module):
                  num_heads: int = 8,
                  attn_backend: str = 'auto') -> None:
         super().__init__()
-        _check_heads(embed_dims, num_heads)
+        embed_dims, num_heads = _check_heads(embed_dims, num_heads)
         check_backend_name(attn_backend)
         self.num_heads = num_heads
         self.attn_backend = attn_backend
@@ -153,20 +171,28 @@ class FullAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: (N, H, W, C) -> (N, H, W, C), any H and W."""
-        one_region = partition(self.qkv(x), num_regions=1)
-        query, key, value = one_region.chunk(3, dim=-1)
         out = region_attention(
-            query,
-            key,
-            value,
-            torch.zeros(x.shape[0], 1, 1, dtype=torch.long, device=x.device),
-            num_heads=self.num_heads,
-            scale=self.scale,
-            backend=self.attn_backend)
+            **self.attention_inputs(x), backend=self.attn_backend)
         return self.proj(merge(out) + conv_nhwc(self.lce, x))
 
+    def attention_inputs(self, x: Tensor) -> Dict[str, Any]:
+        """Project; see :meth:`BiLevelRoutingAttention.attention_inputs`."""
+        one_region = partition(self.qkv(x), num_regions=1)
+        query, key, value = one_region.chunk(3, dim=-1)
+        return dict(
+            query=query,
+            key=key,
+            value=value,
+            region_index=torch.zeros(
+                x.shape[0], 1, 1, dtype=torch.long, device=x.device),
+            num_heads=self.num_heads,
+            scale=self.scale)
 
-def _check_heads(embed_dims: int, num_heads: int) -> None:
-    if num_heads < 1 or embed_dims % num_heads:
+
+def _check_heads(embed_dims: int, num_heads: int) -> Tuple[int, int]:
+    embed_dims = whole('embed_dims', embed_dims)
+    num_heads = whole('num_heads', num_heads)
+    if min(embed_dims, num_heads) < 1 or embed_dims % num_heads:
         raise ValueError('embed_dims must be a multiple of num_heads; got '
                          f'{embed_dims=} and {num_heads=}')
+    return embed_dims, num_heads

@@ -8,23 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import BiLevelRoutingAttention, FullAttention
+from biformer_mm.ops.checks import flag, number, whole
+from .arch import ARCHS, STEMS, parse_arch, parse_num_regions, parse_outputs
+from .attention import PADDINGS, BiLevelRoutingAttention, FullAttention
 from .base import BaseModule, register
-from .layers import (MLP, DepthwiseConv, DropPath, build_norm, conv_downsample,
-                     conv_nhwc, conv_stem, patch_downsample, patch_stem)
+from .layers import MLP, DepthwiseConv, DropPath, build_norm, conv_nhwc
 
 LN_EPS = 1e-6
-STEMS = {
-    'conv': (conv_stem, conv_downsample),
-    'patch': (patch_stem, patch_downsample)
-}
-# What the paper's own architectures share; Swin-T's layout departs from it.
-_CONV = dict(
-    topks=(1, 4, 16, None),
-    mlp_ratio=3,
-    head_dim=32,
-    stem='conv',
-    pos_conv=True)
 
 
 class BiFormerBlock(nn.Module):
@@ -97,22 +87,7 @@ class BiFormer(BaseModule):
         ValueError: An argument breaks a rule above; the message names it.
     """
 
-    arch_zoo = {
-        'tiny':
-        dict(_CONV, embed_dims=(64, 128, 256, 512), depths=(2, 2, 8, 2)),
-        'small':
-        dict(_CONV, embed_dims=(64, 128, 256, 512), depths=(4, 4, 18, 4)),
-        'base':
-        dict(_CONV, embed_dims=(96, 192, 384, 768), depths=(4, 4, 18, 4)),
-        'stl':
-        dict(
-            _CONV,
-            embed_dims=(96, 192, 384, 768),
-            depths=(2, 2, 6, 2),
-            mlp_ratio=4,
-            stem='patch',
-            pos_conv=False),
-    }
+    arch_zoo = ARCHS
 
     def __init__(self,
                  arch: Union[str, Dict] = 'small',
@@ -133,24 +108,27 @@ class BiFormer(BaseModule):
         if not isinstance(init_cfg, (dict, type(None))):
             raise ValueError(
                 f'init_cfg must be one dict or None; got {init_cfg}')
-        arch = self._parse_arch(arch)
-        if topks is not None:
-            arch['topks'] = tuple(topks)
+        arch = parse_arch(arch, topks)
         dims, depths = arch['embed_dims'], arch['depths']
         num_stages = len(depths)
-        if isinstance(num_regions, (int, str)):
-            num_regions = (num_regions, ) * num_stages
-        self._check_per_stage(arch, num_regions)
-        self._check_outputs(out_indices, out_norm, num_stages)
+        num_regions = parse_num_regions(num_regions, num_stages)
+        out_indices = parse_outputs(out_indices, out_norm, num_stages)
+        in_channels = whole('in_channels', in_channels, 1)
+        frozen_stages = whole('frozen_stages', frozen_stages)
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError('frozen_stages must be between -1 (none) and '
                              f'{num_stages}; got {frozen_stages}')
-        if not 0 <= drop_path_rate < 1:
+        if not 0 <= number('drop_path_rate', drop_path_rate) < 1:
             raise ValueError(
                 f'drop_path_rate must be in [0, 1); got {drop_path_rate}')
+        if padding not in PADDINGS:
+            raise ValueError(
+                f'padding must be one of {PADDINGS}; got {padding!r}')
+        flag('norm_eval', norm_eval)
+        flag('with_cp', with_cp)
 
         self.in_channels = in_channels
-        self.out_indices = tuple(out_indices)
+        self.out_indices = out_indices
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
@@ -220,10 +198,18 @@ class BiFormer(BaseModule):
             ('conv' stem) or down ('patch' stem).
 
         Raises:
-            ValueError: ``x`` has another rank or channel count, or is smaller.
+            ValueError: ``x`` is no floating-point tensor, has another rank or
+                channel count, or is smaller. PyTorch's, where a batch norm
+                that takes its statistics from the batch sees one pixel (one
+                image, a last map of 1 x 1), or 'SyncBN' trains on a CPU.
+            RuntimeError: PyTorch's, where dtype or device of ``x`` are not
+                the weights'.
         """
-        if x.dim() != 4 or x.shape[1] != self.in_channels or (
-                min(x.shape[2:]) < 32):
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise ValueError('the input must be a floating-point tensor; got '
+                             f'{getattr(x, "dtype", type(x))}')
+        if x.dim() != 4 or x.shape[1] != self.in_channels or (min(x.shape[2:])
+                                                              < 32):
             raise ValueError(
                 f'the input must be (N, {self.in_channels}, H, W) with H and '
                 f'W at least 32; got {tuple(x.shape)}')
@@ -278,65 +264,6 @@ class BiFormer(BaseModule):
         if isinstance(norm, nn.LayerNorm):
             return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return norm(x)
-
-    @classmethod
-    def _parse_arch(cls, arch: Union[str, Dict]) -> Dict:
-        if isinstance(arch, str) and arch in cls.arch_zoo:
-            return dict(cls.arch_zoo[arch])
-        if not isinstance(arch, dict):
-            raise ValueError(f'arch must be one of {tuple(cls.arch_zoo)} or a '
-                             f'dict; got {arch!r}')
-        keys = set(cls.arch_zoo['small'])
-        missing, unknown = keys - set(arch), set(arch) - keys
-        if missing or unknown:
-            raise ValueError(
-                f'an arch dict must have exactly the keys {sorted(keys)}; '
-                f'missing: {sorted(missing)}, unknown: {sorted(unknown)}')
-        if arch['stem'] not in STEMS:
-            raise ValueError(f"arch['stem'] must be one of {tuple(STEMS)}; "
-                             f"got {arch['stem']!r}")
-        return dict(arch)
-
-    @staticmethod
-    def _check_per_stage(arch: Dict,
-                         num_regions: Sequence[Union[int, str]]) -> None:
-        per_stage = {
-            'embed_dims': arch['embed_dims'],
-            'topks': arch['topks'],
-            'num_regions': num_regions
-        }
-        for name, values in per_stage.items():
-            if len(values) != len(arch['depths']):
-                raise ValueError(
-                    f'{name} must have one entry per stage, '
-                    f"{len(arch['depths'])}; got {tuple(values)}")
-        if any(s != 'auto' and (not isinstance(s, int) or s < 1)
-               for s in num_regions):
-            raise ValueError("num_regions must be integers of at least 1, or "
-                             f"'auto'; got {tuple(num_regions)}")
-        for dims, topk in zip(arch['embed_dims'], arch['topks']):
-            if topk is not None and dims % arch['head_dim']:
-                raise ValueError(
-                    'embed_dims must be multiples of head_dim; got '
-                    f"{dims} with head_dim={arch['head_dim']}")
-
-    @staticmethod
-    def _check_outputs(out_indices: Sequence[int], out_norm: Optional[str],
-                       num_stages: int) -> None:
-        if not out_indices or list(out_indices) != sorted(
-                set(out_indices)) or not (0 <= out_indices[0] and
-                                          out_indices[-1] < num_stages):
-            raise ValueError(
-                'out_indices must be ascending stages between 0 and '
-                f'{num_stages - 1}; got {tuple(out_indices)}')
-        if out_norm not in ('LN', 'BN', None):
-            raise ValueError("out_norm must be 'LN', 'BN' or None; "
-                             f'got {out_norm!r}')
-        if out_norm == 'BN' and out_indices[-1] != num_stages - 1:
-            raise ValueError(
-                "out_norm='BN' belongs to the last stage's map, so "
-                f'out_indices must end in {num_stages - 1}; '
-                f'got {tuple(out_indices)}')
 
 
 def init_linear(module: nn.Module) -> None:

@@ -7,7 +7,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
+from biformer_mm.ops.checks import flag, number
+
 _NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
+_NORM_OPTIONS = ('eps', 'momentum', 'affine', 'track_running_stats')
 
 
 def build_norm(norm_cfg: Dict, channels: int) -> nn.Module:
@@ -15,18 +18,32 @@ def build_norm(norm_cfg: Dict, channels: int) -> nn.Module:
 
     Args:
         norm_cfg: ``type``, 'BN' or 'SyncBN'; ``requires_grad``, whether its
-            weights are trained (default True); other keys go to the layer.
+            weights are trained (default True); ``eps``, ``momentum``,
+            ``affine`` and ``track_running_stats`` go to the layer.
         channels: Channels, C.
 
     Raises:
-        ValueError: The type is missing or unknown.
+        ValueError: The type is missing, or a key or value is wrong.
     """
+    if not isinstance(norm_cfg, dict):
+        raise ValueError(f'norm_cfg must be a dict; got {norm_cfg!r}')
     cfg = dict(norm_cfg)
     kind = cfg.pop('type', None)
-    if kind not in _NORMS:
+    if kind not in tuple(_NORMS):
         raise ValueError(f'norm_cfg type must be one of {tuple(_NORMS)}; '
                          f'got {kind!r}')
     requires_grad = cfg.pop('requires_grad', True)
+    flag('norm_cfg requires_grad', requires_grad)
+    for key, value in cfg.items():
+        if key not in _NORM_OPTIONS:
+            raise ValueError(f'norm_cfg may have {_NORM_OPTIONS} beside type '
+                             f'and requires_grad; got {key!r}')
+        if key in ('affine', 'track_running_stats'):
+            flag(f'norm_cfg {key}', value)
+        elif key == 'eps' and number('norm_cfg eps', value) <= 0:
+            raise ValueError(f'norm_cfg eps must be above 0; got {value}')
+        elif value is not None:  # no momentum: an average of all batches
+            number(f'norm_cfg {key}', value)
     return _NORMS[kind](channels, **cfg).requires_grad_(requires_grad)
 
 

@@ -3,6 +3,7 @@ from typing import Union
 
 from torch import Tensor, nn
 
+from biformer_mm.ops.checks import whole
 from .attention import BiLevelRoutingAttention
 from .base import register
 
@@ -42,7 +43,9 @@ class BRAPlugin(nn.Module):
                  padding: str = 'masked',
                  attn_backend: str = 'auto') -> None:
         super().__init__()
-        if head_dim < 1 or in_channels % head_dim:
+        in_channels = whole('in_channels', in_channels)
+        head_dim = whole('head_dim', head_dim)
+        if min(in_channels, head_dim) < 1 or in_channels % head_dim:
             raise ValueError('in_channels must be a multiple of head_dim; got '
                              f'{in_channels=} and {head_dim=}')
         self.norm = nn.LayerNorm(in_channels, eps=1e-6)

@@ -57,7 +57,10 @@ def attend_backward(dout: Tensor, query: Tensor, key: Tensor, value: Tensor,
 
 
 def _heads(tokens: Tensor, num_heads: int) -> Tensor:
-    """(B, L, C) -> (B, m, L, d)."""
+    """(B, L, C) -> (B, m, L, d), channels contiguous: with other strides
+    PyTorch's function gives a wrong result."""
+    if tokens.stride(2) != 1:
+        tokens = tokens.contiguous()
     return tokens.unflatten(2, (num_heads, -1)).transpose(1, 2)
 
 

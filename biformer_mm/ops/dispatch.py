@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from . import cpu, reference, sdpa
+from .checks import flag, number, whole
 
 logger = logging.getLogger(__name__)
 
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # In the order in which 'auto' tries them.
 _BACKENDS = {'cpu': cpu}
 if find_spec('triton'):
@@ -26,7 +28,7 @@ _default = None
 _is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
 _is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 # Backends made of PyTorch's own ops, which other readers of a graph know too.
-_PORTABLE = ('sdpa', 'reference')
+PORTABLE = ('sdpa', 'reference')
 
 
 def available_backends() -> Tuple[str, ...]:
@@ -53,7 +55,7 @@ def set_default_backend(name: Optional[str]) -> None:
 
 def check_backend_name(name: str) -> None:
     """Raise ValueError, with the valid names, if ``name`` is not one."""
-    if name != 'auto' and name not in _BACKENDS:
+    if name not in ('auto', *_BACKENDS):
         valid = ', '.join(repr(n) for n in ('auto', *_BACKENDS))
         raise ValueError(f'backend must be one of {valid}; got {name!r}')
 
@@ -77,12 +79,15 @@ def region_attention(query: Tensor,
 
     Args:
         query, key, value: (N, Sh, Sw, h, w, C) each: Sh x Sw regions of h x w
-            tokens. Any strides, slices of one fused projection included.
-        region_index: Integer, (N, Sh*Sw, k). Row i lists the regions, counted
-            row by row, that the queries of region i attend to. All heads
-            share it.
+            tokens, of one dtype (fp64, fp32, fp16 or bf16) and on one device.
+            Any strides, slices of one fused projection included. N may be 0.
+        region_index: int64 or int32, (N, Sh*Sw, k), on the same device. Row i
+            lists the regions, counted row by row from 0, that the queries of
+            region i attend to; one that is listed twice counts twice. All
+            heads share it. What it holds is checked on CPUs alone: a GPU would
+            have to wait for it.
         num_heads: Heads m; head j owns channels j*C/m to (j+1)*C/m.
-        scale: Factor on the dot products, before the softmax.
+        scale: Finite factor on the dot products, before the softmax.
         valid_size: (H, W) or None. Tokens at or beyond it are padding, neither
             queries nor keys: whatever they hold, even nan, is not used, and
             their output is zero. A query that is left without a key gives
@@ -96,11 +101,22 @@ def region_attention(query: Tensor,
         the backend's choice.
 
     Raises:
-        ValueError: A shape, dtype or value breaks a rule above, or the backend
-            is unknown.
+        ValueError: A type, shape, dtype, device or value breaks a rule above,
+            or the backend is unknown.
         RuntimeError: The backend asked for by name cannot serve such inputs.
     """
-    _check_inputs(query, key, value, region_index, num_heads, valid_size)
+    _check_tensors(query, key, value, region_index)
+    num_heads = whole('num_heads', num_heads, 1)
+    if query.shape[5] % num_heads:
+        raise ValueError('the channels must divide into the heads; got '
+                         f'C={query.shape[5]} and {num_heads=}')
+    scale = number('scale', scale)
+    if valid_size is not None:
+        valid_size = _check_valid_size(query, valid_size)
+    flag('attend_padding', attend_padding)
+    check_backend_name(backend)
+    if query.shape[0] == 0:  # no backend has to cope; gradients are empty, too
+        return query + key + value
     name = _resolve(backend, query, num_heads)
     return _BACKENDS[name].region_attention(
         query,
@@ -127,7 +143,7 @@ def _resolve(backend: str, query: Tensor, num_heads: int) -> str:
         return backend
     for name, module in _BACKENDS.items():
         reason = module.unsupported_reason(query, num_heads)
-        if name not in _PORTABLE and _is_for_others():
+        if name not in PORTABLE and _is_for_others():
             reason = "an exported graph is to have none but PyTorch's ops"
         if reason is None:
             _log('region_attention: %s runs', name)
@@ -149,38 +165,61 @@ def _log(message: str, *args: str) -> None:
         logger.debug(message, *args)
 
 
-def _check_inputs(query: Tensor, key: Tensor, value: Tensor,
-                  region_index: Tensor, num_heads: int,
-                  valid_size: Optional[Tuple[int, int]]) -> None:
+def _check_tensors(query: Tensor, key: Tensor, value: Tensor,
+                   region_index: Tensor) -> None:
+    tensors = dict(
+        query=query, key=key, value=value, region_index=region_index)
+    for name, x in tensors.items():
+        if not isinstance(x, Tensor):
+            raise ValueError(f'{name} must be a tensor; got {x!r}')
+        if x.device != query.device:
+            raise ValueError(f'{name} must be on the device of query, '
+                             f'{query.device}; got {x.device}')
     shape = tuple(query.shape)
     if query.dim() != 6 or key.shape != shape or value.shape != shape:
         raise ValueError(
             'query, key and value must share one shape (N, Sh, Sw, h, w, C); '
             f'got {shape}, {tuple(key.shape)} and {tuple(value.shape)}')
-    if not query.is_floating_point() or not (query.dtype == key.dtype ==
-                                             value.dtype):
+    if min(shape[1:]) < 1:
+        raise ValueError('Sh, Sw, h, w and C must be at least 1; got the '
+                         f'shape (N, Sh, Sw, h, w, C) = {shape}')
+    if query.dtype not in _DTYPES or not (query.dtype == key.dtype ==
+                                          value.dtype):
         raise ValueError(
             'query, key and value must share one floating-point dtype; got '
-            f'{query.dtype}, {key.dtype} and {value.dtype}')
+            f'{query.dtype}, {key.dtype} and {value.dtype}, not one of '
+            f'{_DTYPES}')
     batch, regions = shape[0], shape[1] * shape[2]
-    if region_index.is_floating_point() or region_index.dim() != 3 or (
-            tuple(region_index.shape[:2]) != (batch, regions)):
+    if region_index.dtype not in (torch.int64, torch.int32) or (
+            region_index.dim() != 3) or (tuple(region_index.shape[:2]) !=
+                                         (batch, regions)):
         raise ValueError(
             'region_index must be an integer tensor (N, Sh*Sw, k) = '
             f'({batch}, {regions}, k); got {tuple(region_index.shape)} of '
-            f'{region_index.dtype}')
+            f'{region_index.dtype}, not torch.int64 or torch.int32')
     if not 1 <= region_index.shape[2] <= regions:
         raise ValueError(
             f'k must be between 1 and the number of regions, {regions}; '
             f'got k={region_index.shape[2]}')
-    if num_heads < 1 or shape[5] % num_heads:
+    # A graph that is being made, or tensors with a shape alone, hold nothing.
+    if batch and region_index.is_cpu and type(region_index) is Tensor and not (
+            _is_compiling() or _is_for_others()):
+        least, most = map(int, region_index.aminmax())
+        if least < 0 or most >= regions:
+            raise ValueError('region_index must hold regions, 0 to '
+                             f'{regions - 1}; got {least} to {most}')
+
+
+def _check_valid_size(query: Tensor,
+                      valid_size: Tuple[int, int]) -> Tuple[int, int]:
+    if not isinstance(valid_size, (tuple, list)) or len(valid_size) != 2:
+        raise ValueError('valid_size must be (H, W) or None; got '
+                         f'{valid_size!r}')
+    size = tuple(whole('a side of valid_size', x) for x in valid_size)
+    shape = query.shape
+    padded = shape[1] * shape[3], shape[2] * shape[4]
+    if not (0 < size[0] <= padded[0] and 0 < size[1] <= padded[1]):
         raise ValueError(
-            'the channels must divide into the heads; got '
-            f'C={shape[5]} and num_heads={num_heads}')
-    if valid_size is not None:
-        padded = shape[1] * shape[3], shape[2] * shape[4]
-        if not (0 < valid_size[0] <= padded[0]
-                and 0 < valid_size[1] <= padded[1]):
-            raise ValueError(
-                f'valid_size must lie between (1, 1) and {padded}, the size '
-                f'of the padded map; got {tuple(valid_size)}')
+            f'valid_size must lie between (1, 1) and {padded}, the size '
+            f'of the padded map; got {size}')
+    return size

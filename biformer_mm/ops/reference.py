@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from .region import valid_tokens
+from .region import flat_index, valid_tokens
 
 
 def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
@@ -87,8 +87,9 @@ def region_attention_with_weights(
 
 def _gather(x: Tensor, region_index: Tensor) -> Tensor:
     """(N, R, T, C) and (N, R, k) -> the routed tokens, (N, R, k*T, C)."""
-    batch = torch.arange(x.shape[0], device=x.device).view(-1, 1, 1)
-    return x[batch, region_index].flatten(2, 3)
+    # The gradient of x[...] is summed in any order by a CPU's threads.
+    found = x.flatten(0, 1).index_select(0, flat_index(region_index))
+    return found.unflatten(0, region_index.shape).flatten(2, 3)
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-@lru_cache(maxsize=None)
+@lru_cache(maxsize=4096)
 def auto_num_regions(height: int, width: int, channels: int,
                      topk: int) -> int:
     """Regions per side with which routing attention costs least on a map.
@@ -101,3 +101,10 @@ def valid_tokens(region_shape: Tuple[int, int, int, int],
     cols = torch.arange(cols_of_regions * w, device=device) < valid_size[1]
     return (rows.view(rows_of_regions, 1, h, 1)
             & cols.view(1, cols_of_regions, 1, w))
+
+
+def flat_index(region_index: Tensor) -> Tensor:
+    """(N, R, k) -> positions of the routed regions among all N*R, flat."""
+    batch, regions, _ = region_index.shape
+    first = torch.arange(batch, device=region_index.device) * regions
+    return (region_index + first.view(-1, 1, 1)).flatten()

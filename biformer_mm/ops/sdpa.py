@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .region import valid_tokens
+from . import cpu_flash
+from .region import flat_index, valid_tokens
 
 
 def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
@@ -22,6 +23,11 @@ def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
     if (query.device.type == 'cpu' and query.dtype == torch.float16
             and not _half_runs_on_cpu()):
         return f'PyTorch {torch.__version__} has no fp16 attention on the CPU'
+    if (query.device.type == 'cpu' and query.dtype == torch.bfloat16
+            and not cpu_flash.AVAILABLE):
+        # Its gradient is written beyond the end: pytorch/pytorch#132871.
+        return (f'PyTorch {torch.__version__} has no sound bf16 attention on '
+                'the CPU, 2.4 has')
     return None
 
 
@@ -40,7 +46,7 @@ def region_attention(query: Tensor, key: Tensor, value: Tensor,
         if not attend_padding:
             k, v = (_clear_padding(x, mask) for x in (k, v))
     if regions > 1:
-        rows = _rows(region_index)
+        rows = flat_index(region_index)
         k, v = (x.index_select(0, rows) for x in (k, v))
 
     # One attention problem per region of the batch: (N*R, m, T or k*T, d).
@@ -70,13 +76,6 @@ def _half_runs_on_cpu() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _rows(region_index: Tensor) -> Tensor:
-    """(N, R, k) -> positions of the routed regions among all N*R, flat."""
-    batch, regions, _ = region_index.shape
-    first = torch.arange(batch, device=region_index.device) * regions
-    return (region_index + first.view(-1, 1, 1)).flatten()
 
 
 def _clear_padding(x: Tensor, mask: Tensor) -> Tensor:

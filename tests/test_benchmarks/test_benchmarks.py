@@ -354,10 +354,13 @@ def test_ratios_are_drawn_as_bars(backbone, load):
 
 def test_pictures_are_written_beside_the_results(attention, backbone, growth,
                                                  tmp_path):
-    for i, (result, _) in enumerate((attention, backbone, growth)):
+    results = [result for result, _ in (attention, backbone, growth)]
+    drift, = BENCHMARKS.glob('results/*/drift_*.json')
+    results.append(json.loads(drift.read_text()))
+    for i, result in enumerate(results):
         (tmp_path / f'{i}.json').write_text(json.dumps(result))
     run('plot.py', *sorted(tmp_path.glob('*.json')))
-    for i in range(3):
+    for i in range(4):
         assert (tmp_path / f'{i}.png').read_bytes()[1:4] == b'PNG'
 
 
@@ -423,6 +426,109 @@ def test_goals_are_met_or_missed(load, times, verdicts):
 
 def test_goals_say_what_was_not_measured(load):
     assert load('goals').summarize([]).count('not measured') == 5
+
+
+def test_drift_compares_runs_from_the_same_start(tmp_path):
+    pytest.importorskip('mmpretrain')
+    run('drift.py', '--steps', 2, '--seeds', 0, 1, '--backend', 'reference',
+        'sdpa', 'nudged', '--threads', 1, '--out', tmp_path)
+    result, text = only_result(tmp_path)
+    rows = {(row['backend'], row['seed']): row for row in result['rows']}
+    assert list(rows) == [(name, seed) for seed in (0, 1)
+                          for name in ('reference', 'sdpa', 'nudged')]
+    for (name, seed), row in rows.items():
+        base = rows['reference', seed]
+        assert row['first_loss'] == pytest.approx(base['first_loss'], rel=1e-4)
+        assert row['curve'][0] == row['first_loss']
+        assert row['loss'] == pytest.approx(sum(row['curve']) / 2)
+        assert 0 <= row['accuracy'] <= 100
+        # Of the weights, which two steps move by more than rounding does.
+        distance = row['weights_distance']
+        assert distance == 0 if name == 'reference' else 0 < distance < 1e-2
+        assert f"| {name}, {seed} | {row['loss']:.4f} |" in text
+    starts = [rows['reference', seed]['first_loss'] for seed in (0, 1)]
+    assert starts[0] != pytest.approx(starts[1], rel=1e-4)
+    assert len(result['conclusions']) == 4
+
+
+def drifted(base, others, accuracy=(90., 92., 91.)):
+    """Made-up runs of three seeds, by backend."""
+    losses = dict(reference=base, **others)
+    return [
+        dict(backend=name, seed=seed, loss=losses[name][seed], accuracy=value)
+        for seed, value in enumerate(accuracy) for name in losses
+    ]
+
+
+@pytest.mark.parametrize('losses, within', [
+    ([.30, .40, .35], True),
+    ([.40, .30, .35], True),
+    ([.39, .49, .44], True),
+    ([.42, .52, .47], False),
+    ([.18, .28, .23], False),
+    ([.35, .60, .30], True),
+    ([.30, .40, .80], False),
+    ([.30, .40, float('nan')], False),
+])
+def test_drift_is_within_the_spread_or_not(load, losses, within):
+    base = [.30, .40, .35]
+    loss, accuracy = load('drift').compare(drifted(base, dict(sdpa=losses)))
+    assert (loss['metric'], accuracy['metric']) == ('loss', 'accuracy')
+    assert loss['backend'] == accuracy['backend'] == 'sdpa'
+    assert loss['differences'] == pytest.approx(
+        [b - a for a, b in zip(base, losses)], nan_ok=True)
+    assert loss['spread'] == pytest.approx(.1)
+    assert loss['within'] == within
+    assert accuracy['within'] and accuracy['difference_of_means'] == 0
+    assert accuracy['spread'] == 2
+
+
+@pytest.mark.parametrize('far, status', [('sdpa', 1), ('nudged', None),
+                                         (None, None)])
+def test_drift_ends_with_its_verdict(load, monkeypatch, tmp_path, far, status):
+    drift = load('drift')
+
+    def train(backend, nudged, seed, steps, data):
+        name = 'nudged' if nudged else backend
+        row = dict(
+            seed=seed,
+            loss=seed + 5. * (name == far),
+            accuracy=50. + seed)
+        return row, torch.ones(3)
+
+    monkeypatch.setattr(drift, 'train', train)
+    monkeypatch.setattr(drift, 'make_shapes', lambda *args, **kwargs: None)
+    monkeypatch.setattr(sys, 'argv', [
+        'drift.py', '--backend', 'reference', 'sdpa', 'nudged',
+        f'--out={tmp_path}'
+    ])
+    if status:
+        with pytest.raises(SystemExit) as error:
+            drift.main()
+        assert error.value.code == status
+    else:
+        drift.main()
+    result, text = only_result(tmp_path)
+    found = [
+        one['backend'] for one in result['conclusions'] if not one['within']
+    ]
+    assert found == ([far] if far else [])
+    assert text.count('| NO |') == len(found)
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--backend', 'sdpa'], 'takes a backend and what is held against it'),
+    (['--backend', 'nudged', 'sdpa'], 'takes a backend and what is held'),
+    (['--backend', 'sdpa', 'fast'], "backend must be one of 'auto'"),
+    (['--seeds', '1', '1'], 'two seeds or more'),
+    (['--steps', '0'], 'must be 1 or more'),
+])
+def test_drift_refuses_wrong_arguments(load, monkeypatch, capsys, args,
+                                       message):
+    monkeypatch.setattr(sys, 'argv', ['drift.py', *args])
+    with pytest.raises(SystemExit):
+        load('drift').main()
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is there')

@@ -1,6 +1,5 @@
 """Layer and networks against the authors' implementation."""
 import pytest
-import torch
 from torch import nn
 
 import golden

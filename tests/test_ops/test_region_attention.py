@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from tolerances import relative_rms, tolerances
 
 from biformer_mm.ops import merge, partition, region_attention, sdpa
 from biformer_mm.ops.reference import region_attention_with_weights
@@ -152,20 +153,6 @@ def test_gradients(backend, padding, device):
         [x.requires_grad_() for x in qkv])
 
 
-def test_equal_bit_for_bit(backend, device):
-    """Output and gradients, twice, where many regions read one."""
-    if device != 'cpu':
-        pytest.skip("PyTorch's own kernels promise it on CPUs alone")
-    qkv, index, options = make_inputs((2, 4, 4, 2, 3, 8, 2, 5), device)
-    qkv = [x.requires_grad_() for x in qkv]
-
-    def run():
-        out = region_attention(*qkv, index, **options, backend=backend)
-        return out, *torch.autograd.grad(out.square().sum(), qkv)
-
-    assert all(torch.equal(*pair) for pair in zip(run(), run()))
-
-
 @pytest.mark.parametrize('make', ['map', 'fused projection', 'NCHW'])
 def test_takes_any_strides(backend, make, device):
     shape = (2, 3, 3, 2, 2, 8, 2, 4)
@@ -186,25 +173,6 @@ def test_takes_any_strides(backend, make, device):
     torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize('dtype, rtol', [(torch.float32, 1e-6),
-                                         (torch.bfloat16, 1e-2),
-                                         (torch.float16, 2e-3)])
-def test_dtypes(backend, dtype, rtol, device):
-    qkv, index, options = make_inputs(SHAPES[0], device)
-    qkv = [x.to(dtype) for x in qkv]
-    if backend == 'sdpa' and sdpa.unsupported_reason(
-            qkv[0], options['num_heads']):
-        with pytest.raises(RuntimeError, match='has no fp16 attention on'):
-            region_attention(*qkv, index, **options, backend=backend)
-        backend = 'auto'
-    out = region_attention(*qkv, index, **options, backend=backend)
-    expected = region_attention(
-        *[x.double() for x in qkv], index, **options, backend='reference')
-    assert out.dtype == dtype
-    error = (out.double() - expected).norm() / expected.norm()
-    assert error < rtol, f'{error:.2e}'
-
-
 def test_fp16_does_not_overflow(backend, device):
     """Scores far beyond fp16's range still give a softmax."""
     qkv, index, options = make_inputs(SHAPES[0], device)
@@ -222,8 +190,8 @@ def test_fp16_does_not_overflow(backend, device):
         index,
         **options,
         backend='reference')
-    error = (out.double() - expected).norm() / expected.norm()
-    assert error < 2e-3, f'{error:.2e}'
+    error = relative_rms(out, expected)
+    assert error < tolerances(backend, device, torch.float16)[0]
 
 
 def test_reference_computes_in_fp32_under_autocast(device):

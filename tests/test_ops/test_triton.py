@@ -3,7 +3,9 @@ Triton's interpreter elsewhere."""
 import random
 
 import pytest
+import tolerances
 import torch
+from tolerances import attend
 
 from biformer_mm.ops import merge, partition, region_attention
 
@@ -42,57 +44,15 @@ def random_case(seed):
 
 
 def make_inputs(case, dtype=torch.float32):
-    """q, k and v as slices of one projection of a map, and a routing index
-    that the regions share unevenly."""
-    (n, sh, sw, h, w, heads, head_dim, topk, valid_size, attend_padding) = case
-    generator = torch.Generator().manual_seed(0)
-    channels = heads * head_dim
-    projection = torch.randn(
-        n, sh * h, sw * w, 3 * channels, generator=generator)
-    regions = projection.view(n, sh, h, sw, w, -1).transpose(2, 3)
-    qkv = regions.to(DEVICE, dtype).chunk(3, dim=-1)
-    taste = torch.rand(sh * sw, generator=generator)
-    index = (taste +
-             0.5 * torch.rand(n, sh * sw, sh * sw, generator=generator)
-             ).topk(topk).indices
-    return qkv, index.to(DEVICE), dict(
-        num_heads=heads,
-        scale=0.3,
-        valid_size=valid_size,
-        attend_padding=attend_padding)
-
-
-def attend(qkv, index, options, backend, dtype=None):
-    """Output and gradients, of a loss that weighs all outputs differently."""
-    qkv = [x.detach().to(dtype or x.dtype).requires_grad_() for x in qkv]
-    out = region_attention(*qkv, index, **options, backend=backend)
-    generator = torch.Generator().manual_seed(1)
-    dout = torch.randn(out.shape, generator=generator).to(out)
-    out.backward(dout)
-    return dict(
-        zip(('o', 'dq', 'dk', 'dv'), (out.detach(), *(x.grad for x in qkv))))
-
-
-def assert_equal_to_reference(case, dtype, rtol):
-    qkv, index, options = make_inputs(case, dtype)
-    found = attend(qkv, index, options, 'triton')
-    expected = attend(qkv, index, options, 'reference', torch.float64)
-    for name, value in found.items():
-        assert value.dtype == dtype and value.isfinite().all(), name
-        error = (value.double() - expected[name]).norm()
-        # Where a query has one key its gradient is zero but for rounding.
-        bound = rtol * max(expected[name].norm(), 0.1 * value.numel()**0.5)
-        assert error <= bound, f'{name}: {error / bound * rtol:.1e}'
+    return tolerances.make_inputs(case, DEVICE, dtype)
 
 
 @pytest.mark.parametrize('case', CORNERS)
-@pytest.mark.parametrize('dtype, rtol', [(torch.float32, 1e-5),
-                                         (torch.float16, 3e-3),
-                                         (torch.bfloat16, 2e-2)])
-def test_corners(case, dtype, rtol):
+@pytest.mark.parametrize('dtype', triton.DTYPES)
+def test_corners(case, dtype):
     if dtype == torch.bfloat16 and DEVICE == 'cpu':
         pytest.skip("Triton's interpreter has no bf16 products")
-    assert_equal_to_reference(case, dtype, rtol)
+    tolerances.assert_within('triton', case, DEVICE, dtype)
 
 
 def test_equal_bit_for_bit():
@@ -179,8 +139,5 @@ def test_refuses_maps_beyond_32_bits():
 @pytest.mark.parametrize('first', range(0, 200, 10))
 def test_random_shapes(first):
     for seed in range(first, first + 10):
-        case = random_case(seed)
-        try:
-            assert_equal_to_reference(case, torch.float32, 1e-5)
-        except AssertionError as error:
-            raise AssertionError(f'{case} (seed {seed}): {error}') from error
+        tolerances.assert_within('triton', random_case(seed), DEVICE,
+                                 torch.float32)
