@@ -1,0 +1,309 @@
+"""The routing explorer: one HTML file to look around a network's routing in.
+
+The page, in the folder explorer-page, is filled with the picture, every
+block's routing, and heat maps of as many tokens as fit. These are recorded in
+rounds, each of which doubles how densely they lie on the map; each round is
+compressed by itself, so that what fits is known without a second recording.
+
+Shapes: as in recording.py; n recorded tokens.
+"""
+import base64
+import hashlib
+import html
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Tuple, Union
+
+import cv2
+import numpy as np
+
+from biformer_mm.errors import UsageError
+from biformer_mm.whole_files import whole_file
+from .recording import BlockRouting
+
+PAGE = Path(__file__).with_name('explorer-page')
+SCRIPTS = ('data.js', 'drawing.js', 'page.js')
+LEVELS = 15  # to which a heat map's maximum is scaled before it is rounded
+LONG_SIDE = 1333  # of the picture, in pixels
+MAX_HEAT_BYTES = 8_000_000  # of one block, unpacked: phones hold them, too
+
+
+def write_explorer(path: Union[str, Path],
+                   picture: np.ndarray,
+                   routings: Iterable[BlockRouting],
+                   title: str = 'Routing explorer',
+                   max_megabytes: float = 6) -> None:
+    """Write the page: no other file, server or network is needed to read it.
+
+    Args:
+        path: The HTML file.
+        picture: RGB, (H, W, 3), uint8, at the top left of the network's input.
+        routings: Of the backbone's blocks in order, all on that input; each is
+            let go before the next is asked for.
+        title: What the page says it shows.
+        max_megabytes: Limit of the file, in 10**6 bytes. The smaller it is,
+            the fewer tokens have heat maps; the rest is always there.
+
+    Raises:
+        UsageError: The limit is too low even without heat maps.
+    """
+    limit = int(max_megabytes * 1e6)
+    stages: List[_StageRecord] = []
+    image_size = picture.shape[:2]
+    for routing in routings:
+        if not stages or stages[-1].facts['number'] != routing.stage:
+            stages.append(_StageRecord(routing))
+        stages[-1].add(routing, limit)
+        image_size = routing.image_size
+
+    content = dict(
+        title=title,
+        levels=LEVELS,
+        image=_pack_picture(picture, image_size),
+        stages=[stage.facts for stage in stages])
+    size = len(_fill_page(content))
+    if size > limit:
+        raise UsageError(
+            'the explorer must hold the picture and every routing; got a '
+            f'limit of {max_megabytes:g} MB for {size / 1e6:.2f} MB of these: '
+            'raise the limit')
+    for stage, count in zip(stages, _choose_rounds(stages, limit - size)):
+        stage.facts['rounds'] = stage.rounds[:count]
+    _write(Path(path), _fill_page(content))
+
+
+class _StageRecord:
+    """What the page needs of a stage.
+
+    Args:
+        routing: Of the stage's first block.
+
+    Attributes:
+        facts: What the page gets, but for the heat maps.
+        tokens: For each round the tokens that it adds, (n, 2).
+        rounds: For each round a dict of ``tokens``, the same, and ``heat``,
+            their heat maps, one entry per block. All are packed.
+    """
+
+    def __init__(self, routing: BlockRouting) -> None:
+        self.facts: Dict[str, Any] = dict(
+            number=routing.stage,
+            stride=routing.stride,
+            map=routing.map_size,
+            region=routing.region_size,
+            side=routing.num_regions,
+            topk=routing.topk,
+            heads=routing.num_heads,
+            routings=[],
+            rounds=[])
+        self.tokens: List[np.ndarray] = []
+        self.rounds: List[Dict[str, Any]] = []
+
+    def add(self, routing: BlockRouting, limit: int) -> None:
+        """Record a block; the first one settles for how many rounds.
+
+        Args:
+            routing: Of the stage's next block.
+            limit: Bytes that a whole stage may take.
+        """
+        if not self.facts['routings']:
+            self._start(routing, limit // routing.num_blocks)
+        else:
+            for tokens, packed in zip(self.tokens, self.rounds):
+                packed['heat'].append(_pack_heat(routing, tokens))
+        self.facts['routings'].append(None if routing.topk is
+                                      None else _pack_routing(routing))
+
+    def _start(self, routing: BlockRouting, limit: int) -> None:
+        """Record rounds until a block's heat maps are too large."""
+        values_per_token = routing.weights[0, :, 0].size
+        for tokens in token_rounds(routing.map_size, routing.region_size):
+            known = sum(map(len, self.tokens)) + len(tokens)
+            if known * values_per_token > MAX_HEAT_BYTES:
+                break
+            heat = _pack_heat(routing, tokens)
+            limit -= len(heat)
+            if limit < 0:
+                break
+            self.tokens.append(tokens)
+            self.rounds.append(
+                dict(tokens=_pack(tokens.astype('<u2')), heat=[heat]))
+
+
+def token_rounds(map_size: Tuple[int, int],
+                 region_size: Tuple[int, int]) -> Iterator[np.ndarray]:
+    """The order in which the tokens of a map are recorded.
+
+    After each round the tokens so far are all crossings of some rows with
+    some columns, about evenly spaced. Once there are as many as regions, each
+    region has one in its middle; after the last round none is missing.
+
+    Yields:
+        (n, 2), row and column of each token that the round adds.
+    """
+    levels = [_axis_levels(*sizes) for sizes in zip(map_size, region_size)]
+    depth = [0, 0]
+    seen = np.zeros(map_size, dtype=bool)
+    while True:
+        rows, cols = (axis[i] for axis, i in zip(levels, depth))
+        new = np.zeros_like(seen)
+        new[np.ix_(rows, cols)] = True
+        yield np.argwhere(new & ~seen)
+        seen |= new
+        spacing = [
+            size / len(axis[i]) if i + 1 < len(axis) else 0
+            for size, axis, i in zip(map_size, levels, depth)
+        ]
+        if max(spacing) == 0:
+            return
+        depth[int(np.argmax(spacing))] += 1
+
+
+def _axis_levels(size: int, region: int) -> List[List[int]]:
+    """Choices among ``size`` rows, each in the next: from one to all.
+
+    First come middles of regions, then more and more rows of each region.
+    """
+    cells = [
+        list(range(start, min(start + region, size)))
+        for start in range(0, size, region)
+    ]
+    levels = [sum(cells, [])]
+    while max(map(len, cells)) > 1:
+        cells = [_halve(cell) for cell in cells]
+        levels.append(sum(cells, []))
+    while len(levels[-1]) > 1:
+        levels.append(_halve(levels[-1]))
+    return levels[::-1]
+
+
+def _halve(rows: List[int]) -> List[int]:
+    """Every second one, the middle one among them."""
+    return rows[len(rows) // 2 % 2::2]
+
+
+def _choose_rounds(stages: List[_StageRecord], budget: int) -> List[int]:
+    """How many rounds of each stage to keep, within so many bytes.
+
+    The stage of the fewest tokens is the next to get a round, so that all
+    stages are recorded about equally densely.
+    """
+    counts, tokens = [0] * len(stages), [0] * len(stages)
+    growing = {i for i, stage in enumerate(stages) if stage.rounds}
+    while growing:
+        i = min(growing, key=lambda i: (tokens[i], i))
+        rounds = stages[i].rounds
+        cost = len(json.dumps(rounds[counts[i]]))
+        if cost <= budget:
+            budget -= cost
+            tokens[i] += len(stages[i].tokens[counts[i]])
+            counts[i] += 1
+        if cost > budget or counts[i] == len(rounds):
+            growing.remove(i)
+    return counts
+
+
+def _pack_routing(routing: BlockRouting) -> str:
+    """The index and its strengths, (R, k), and the share of each region's
+    attention that padding gets, (R,); shares in thousandths."""
+    off_map = ~_on_map(routing)[routing.index].reshape(len(routing.index), -1)
+    padding = np.zeros(len(routing.index))
+    if off_map.any():
+        queries = np.maximum(routing.occupied_tokens(), 1)
+        padding = np.einsum('rmtj,rj->r', routing.weights,
+                            off_map.astype(np.float32)) / (
+                                queries * routing.num_heads)
+    return _pack(
+        routing.index.astype('<u4'),
+        np.rint(routing.strength * 1000).astype('<u2'),
+        np.rint(padding * 1000).astype('<u2'))
+
+
+def _pack_heat(routing: BlockRouting, tokens: np.ndarray) -> str:
+    """Heat maps of tokens (n, 2).
+
+    For each token and head: the largest attention that a token of the map
+    gets and the sum that padding gets, (n, m), fp32; and the attention to the
+    routed tokens in parts of LEVELS of the former, (n, m, k*T), uint8, zero
+    for padding.
+    """
+    rows, cols = tokens.T
+    h, w = routing.region_size
+    regions = rows // h * routing.num_regions + cols // w
+    given = routing.weights[regions, :, rows % h * w + cols % w]
+    on_map = _on_map(routing)[routing.index[regions]]
+    on_map = on_map.reshape(len(tokens), 1, -1)
+    padding = np.where(on_map, 0, given).sum(axis=-1)
+    given = np.where(on_map, given, 0)
+    most = given.max(axis=-1)
+    scale = LEVELS / np.maximum(most, 1e-30)
+    return _pack(
+        most.astype('<f4'), padding.astype('<f4'),
+        np.rint(given * scale[..., None]).astype(np.uint8))
+
+
+def _on_map(routing: BlockRouting) -> np.ndarray:
+    """Which tokens of each region are none of the padding, (R, T)."""
+    s = routing.num_regions
+    rows, cols = (
+        np.arange(s * length) < size
+        for size, length in zip(routing.map_size, routing.region_size))
+    cut = np.outer(rows, cols).reshape(s, routing.region_size[0], s, -1)
+    return cut.transpose(0, 2, 1, 3).reshape(s * s, -1)
+
+
+def _pack_picture(picture: np.ndarray,
+                  image_size: Tuple[int, int]) -> Dict[str, Any]:
+    height, width = picture.shape[:2]
+    scale = min(LONG_SIDE / max(height, width), 1)
+    shown = cv2.resize(
+        picture, (max(round(width * scale), 1), max(round(height * scale), 1)),
+        interpolation=cv2.INTER_AREA)
+    jpeg = cv2.imencode('.jpg', shown[..., ::-1],
+                        [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    return dict(
+        height=image_size[0],
+        width=image_size[1],
+        pictureHeight=height,
+        pictureWidth=width,
+        source='data:image/jpeg;base64,' + _base64(jpeg.tobytes()))
+
+
+def _pack(*arrays: np.ndarray) -> str:
+    """Arrays one after the other, compressed, as text."""
+    return _base64(
+        zlib.compress(b''.join(array.tobytes() for array in arrays)))
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode('ascii')
+
+
+def _fill_page(content: Dict[str, Any]) -> bytes:
+    """Put everything into the one file.
+
+    The page may run its own script alone and ask for nothing: its security
+    policy names the hashes of script and style.
+    """
+    style = (PAGE / 'page.css').read_text(encoding='utf-8')
+    script = '\n'.join(
+        (PAGE / name).read_text(encoding='utf-8') for name in SCRIPTS)
+    data = json.dumps(content, separators=(',', ':')).replace('<', '\\u003c')
+    parts = dict(
+        title=html.escape(content['title']),
+        style=style,
+        style_hash=_base64(hashlib.sha256(style.encode()).digest()),
+        script=script,
+        script_hash=_base64(hashlib.sha256(script.encode()).digest()),
+        data=data)
+    page = (PAGE / 'page.html').read_text(encoding='utf-8')
+    return re.sub(r'\{\{(\w+)\}\}', lambda found: parts[found.group(1)],
+                  page).encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All or nothing: a page cut short would open and fail."""
+    with whole_file(path) as unfinished:
+        Path(unfinished).write_bytes(content)

@@ -1,0 +1,124 @@
+"""From an image file to what a config's network sees of it."""
+from copy import deepcopy
+from typing import NamedTuple
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from biformer_mm.errors import UsageError, explained
+
+
+class NetworkInput(NamedTuple):
+    """An image as a network sees it.
+
+    Attributes:
+        picture: RGB, (H, W, 3), uint8: resized and cropped, not yet
+            normalised nor padded.
+        tensor: (1, 3, H', W'), normalised and padded; picture at top left.
+        file_x, file_y: (W,) and (H,), where the picture's columns and rows
+            come from in the file, in pixels.
+    """
+    picture: np.ndarray
+    tensor: Tensor
+    file_x: np.ndarray
+    file_y: np.ndarray
+
+    def at(self, x: float, y: float) -> tuple:
+        """Column and row of the picture at a position of the file.
+
+        Raises:
+            UsageError: The network does not see that position.
+        """
+        found = []
+        for name, position, line in (('X', x, self.file_x), ('Y', y,
+                                                             self.file_y)):
+            distance = np.abs(line - position)
+            reach = max(1., abs(line[-1] - line[0]) / max(len(line) - 1, 1))
+            if distance.min() > reach:
+                raise UsageError(
+                    f'a query must be seen: the network sees {name} from '
+                    f'{line.min():.0f} to {line.max():.0f} of this image; got '
+                    f'{position:g}: give a position between')
+            found.append(int(distance.argmin()))
+        return tuple(found)
+
+
+def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
+    """Read an image and prepare it as the config does in a test.
+
+    Args:
+        cfg: Config of mmdet, mmseg or mmpretrain.
+        model: The config's model, whose ``data_preprocessor`` is used.
+        path: The image.
+
+    Raises:
+        UsageError: The file is no image that OpenCV can read, or the config
+            has no way to prepare it.
+    """
+    import mmcv  # of the frameworks, not of this package
+
+    with explained(f'{path} must be an image that can be read',
+                   'convert it to JPEG or PNG'):
+        image = mmcv.imread(path)
+    if image is None:
+        raise UsageError(f'{path} is not an image that OpenCV can read; '
+                         'convert it to JPEG or PNG')
+    with explained(
+            'the config must have a test_dataloader.dataset.pipeline that '
+            'prepares images', 'mend it'):
+        pipeline = _build_pipeline(cfg)
+        packed = _run(pipeline, image, path)
+        data = model.data_preprocessor(pseudo_collate([packed]), False)
+    # Where the pixels come from, whatever the pipeline: it is run on an image
+    # whose colours are its coordinates.
+    height, width = image.shape[:2]
+    coordinates = np.zeros_like(image)
+    coordinates[..., 0] = np.linspace(0, 255, width).round()[None]
+    coordinates[..., 1] = np.linspace(0, 255, height).round()[:, None]
+    seen = _run(pipeline, coordinates, path)['inputs'].numpy()
+    return NetworkInput(
+        to_picture(packed['inputs']), data['inputs'],
+        _straighten(seen[0].mean(axis=0)) / 255 * (width - 1),
+        _straighten(seen[1].mean(axis=1)) / 255 * (height - 1))
+
+
+def to_picture(packed: Tensor) -> np.ndarray:
+    """What a pipeline has packed, BGR, (3, H, W), as RGB, (H, W, 3), uint8."""
+    pixels = packed.cpu().numpy().transpose(1, 2, 0)[..., ::-1]
+    return np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def _build_pipeline(cfg: Config) -> Compose:
+    """The test pipeline without what reads files."""
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return Compose([
+        deepcopy(step) for step in dataset.pipeline
+        if not step.type.rpartition('.')[2].startswith('Load')
+    ])
+
+
+def _run(pipeline: Compose, image: np.ndarray, path: str) -> dict:
+    shape = image.shape[:2]
+    return pipeline(
+        dict(
+            img=image,
+            img_id=0,
+            img_path=path,
+            img_shape=shape,
+            ori_shape=shape,
+            height=shape[0],
+            width=shape[1]))
+
+
+def _straighten(values: np.ndarray) -> np.ndarray:
+    """The straight line through values that were rounded."""
+    if len(values) < 2:
+        return values.astype(float)
+    places = np.arange(len(values))
+    return np.polyval(np.polyfit(places, values, deg=1), places)

@@ -1,0 +1,211 @@
+"""Where a network looks: the routing and attention of its blocks on an image.
+
+Shapes: H x W tokens of a map, S regions per side, R = S*S regions of h x w
+tokens, T = h*w, k routed regions, m heads.
+"""
+from functools import cached_property
+from typing import Dict, Iterator, Optional, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from biformer_mm.errors import UsageError
+from biformer_mm.models import BiFormer
+from biformer_mm.ops.reference import region_attention_with_weights
+
+
+class BlockRouting:
+    """Routing and attention of one block on one image.
+
+    Full attention is the case of one region, which is routed to itself.
+    Tokens are counted by row and column of the map, pixels by x and y of the
+    network's input.
+
+    Attributes:
+        stage, block: Which block it is, both counted from 1.
+        num_blocks: Blocks of the stage.
+        stride: Pixels per token.
+        image_size: Height and width of the network's input, in pixels.
+        map_size: (H, W).
+        region_size: (h, w).
+        num_regions: S.
+        topk: k; None for full attention.
+        num_heads: m.
+        index: (R, k), the regions that each region attends to, in descending
+            order of affinity; int64.
+    """
+
+    def __init__(self, attn: nn.Module, x: Tensor, stage: int, block: int,
+                 num_blocks: int, image_size: Tuple[int, int]) -> None:
+        self._inputs = attn.attention_inputs(x)
+        self.stage, self.block, self.num_blocks = stage, block, num_blocks
+        self.stride = 2**(stage + 1)
+        self.image_size = tuple(image_size)
+        self.map_size = tuple(x.shape[1:3])
+        self.num_regions = self._inputs['query'].shape[1]
+        self.region_size = tuple(self._inputs['query'].shape[3:5])
+        self.topk = getattr(attn, 'topk', None)
+        self.num_heads = attn.num_heads
+        self.index = self._inputs['region_index'][0].cpu().numpy()
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Attention, (R, m, T, k*T), fp32; of the reference backend.
+
+        Entry [i, :, t, j*T+s] is what token t of region i gives to token s of
+        region ``index[i, j]``. A row sums to 1; one of a query in the padding
+        is zero.
+        """
+        weights = region_attention_with_weights(**self._inputs)[1]
+        return weights[0].float().cpu().numpy()
+
+    @cached_property
+    def strength(self) -> np.ndarray:
+        """Share of a region's attention that each routed region gets.
+
+        (R, k), the mean over the heads and over the region's tokens on the
+        map; a row sums to 1, or is zero for a region in the padding.
+        """
+        per_region = self.weights.reshape(*self.weights.shape[:3],
+                                          self.index.shape[1], -1).sum(-1)
+        queries = self.occupied_tokens()  # those of the padding are zero
+        return per_region.sum(axis=(1, 2)) / np.maximum(
+            queries * self.num_heads, 1)[:, None]
+
+    def occupied_tokens(self) -> np.ndarray:
+        """How many tokens of each region lie on the map, (R,)."""
+        rows, cols = (
+            np.clip(size - np.arange(self.num_regions) * length, 0, length)
+            for size, length in zip(self.map_size, self.region_size))
+        return np.outer(rows, cols).ravel()
+
+    def token_at(self, x: float, y: float) -> Tuple[int, int]:
+        """Row and column of the token at a pixel."""
+        return tuple(
+            min(max(int(position) // self.stride, 0), size - 1)
+            for position, size in zip((y, x), self.map_size))
+
+    def region_of(self, row: int, col: int) -> int:
+        """The region of a token."""
+        h, w = self.region_size
+        return row // h * self.num_regions + col // w
+
+    def region_box(self, region: int) -> Tuple[int, int, int, int]:
+        """Left, top, right and bottom of a region's part on the image, in
+        pixels; nothing wide or high for one in the padding."""
+        row, col = divmod(int(region), self.num_regions)
+        h, w = (length * self.stride for length in self.region_size)
+        height, width = self.image_size
+        return (min(col * w, width), min(row * h, height),
+                min((col + 1) * w, width), min((row + 1) * h, height))
+
+    def heat_map(self, row: int, col: int) -> np.ndarray:
+        """What one token gives to all tokens of the map.
+
+        Args:
+            row, col: The token.
+
+        Returns:
+            (m, H, W), fp32, zero outside the routed regions. It sums to 1 for
+            each head, less what padding that counts as tokens gets.
+        """
+        h, w = self.region_size
+        region = self.region_of(row, col)
+        given = self.weights[region, :, row % h * w + col % w]
+        given = given.reshape(self.num_heads, -1, h, w)
+        s = self.num_regions
+        out = np.zeros((self.num_heads, s, h, s, w), np.float32)
+        for j, routed in enumerate(self.index[region]):
+            # Added up: an index may list a region twice.
+            out[:, routed // s, :, routed % s] += given[:, j]
+        out = out.reshape(self.num_heads, s * h, s * w)
+        return out[:, :self.map_size[0], :self.map_size[1]]
+
+    def incoming(self, region: int) -> np.ndarray:
+        """The regions that route to one."""
+        return np.flatnonzero((self.index == region).any(axis=1))
+
+
+@torch.no_grad()
+def record_routing(backbone: BiFormer,
+                   images: Tensor,
+                   stage: Optional[int] = None,
+                   block: int = -1) -> Iterator[BlockRouting]:
+    """Run a backbone and yield what its blocks look at, one at a time.
+
+    Args:
+        backbone: The network; it runs in evaluation mode and is left as it
+            was.
+        images: (1, C, H, W), one normalised image.
+        stage, block: The only block wanted, see :func:`find_block`; without a
+            stage, all blocks in order.
+
+    Raises:
+        UsageError: There is no such block.
+        ValueError: There is not one image, or it does not suit the backbone.
+    """
+    if images.shape[0] != 1:
+        raise ValueError('routing is recorded of one image, (1, C, H, W); '
+                         f'got {tuple(images.shape)}')
+    blocks = {
+        module.attn: (i + 1, j + 1, len(blocks))
+        for i, blocks in enumerate(backbone.stages)
+        for j, module in enumerate(blocks)
+    }
+    if stage is not None:
+        number = find_block(backbone, stage, block)
+        blocks = {a: place for a, place in blocks.items() if place[:2] ==
+                  (stage, number)}
+    seen: Dict[nn.Module, Tensor] = {}
+    hooks = [
+        attn.register_forward_pre_hook(
+            lambda module, args: seen.update({module: args[0]}))
+        for attn in blocks
+    ]
+    training = backbone.training
+    try:
+        backbone.eval()(images)
+    finally:
+        backbone.train(training)
+        for hook in hooks:
+            hook.remove()
+    for attn, place in blocks.items():
+        yield BlockRouting(attn, seen.pop(attn), *place, images.shape[2:])
+
+
+def find_block(backbone: BiFormer, stage: int, block: int) -> int:
+    """Number, from 1, of a block of a stage.
+
+    Args:
+        backbone: The network.
+        stage: From 1.
+        block: From 1, or negative: -1 is the stage's last.
+
+    Raises:
+        UsageError: There is no such block.
+    """
+    depths = [len(blocks) for blocks in backbone.stages]
+    if not 1 <= stage <= len(depths):
+        raise UsageError(f'the stage must be between 1 and {len(depths)}; '
+                         f'got {stage}')
+    depth = depths[stage - 1]
+    number = block + depth + 1 if block < 0 else block
+    if not 1 <= number <= depth:
+        raise UsageError(f'the block of stage {stage} must be between 1 and '
+                         f'{depth}, or -1 for the last; got {block}')
+    return number
+
+
+def find_backbone(model: nn.Module) -> BiFormer:
+    """The BiFormer in a model.
+
+    Raises:
+        UsageError: There is none, or more than one.
+    """
+    found = [m for m in model.modules() if isinstance(m, BiFormer)]
+    if len(found) != 1:
+        raise UsageError('routing is shown of a model with one BiFormer; '
+                         f'{type(model).__name__} has {len(found)}: use a '
+                         'config whose model.backbone is one')
+    return found[0]
