@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 
-from biformer_mm.analysis.cost import _attention_flops
+from biformer_mm.analysis.cost import make_counter
 from biformer_mm.models import BiFormer
 from biformer_mm.ops import available_backends, partition, region_attention
 
@@ -19,12 +19,7 @@ def count(model, size):
 
 
 def pytorch_count(run):
-    from torch.utils.flop_counter import FlopCounterMode
-
-    # It does not know the CPU's fused attention.
-    sdpa = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with FlopCounterMode(
-            display=False, custom_mapping={sdpa: _attention_flops}) as counter:
+    with make_counter() as counter:
         run()
     return counter.get_total_flops()
 

@@ -4,8 +4,6 @@
 Prints, as a Markdown table, what each configuration takes: registers per
 thread, bytes of stack per thread (spilled registers), shared memory per
 program. Fails where one spills or does not fit. Needs Triton 3, not a GPU.
-
-    python tools/analysis_tools/kernel_resources.py --variant cropped
 """
 import argparse
 import os
@@ -134,22 +132,25 @@ def _signature(names, constants, dtype: str) -> Dict[str, str]:
 
 
 def main() -> int:
+    # Not engine.command_line's parser: this tool does without MMEngine.
     parser = argparse.ArgumentParser(
-        description=__doc__.split('\n')[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        description=__doc__,
+        epilog='example:\n  python tools/analysis_tools/kernel_resources.py '
+        '--variant cropped',
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         '--capability',
         type=int,
         nargs='+',
         choices=SHARED_MEMORY,
         default=list(SHARED_MEMORY),
-        help='compute capabilities, times ten')
+        help='compute capabilities, times ten (default: all)')
     parser.add_argument(
         '--variant',
         nargs='+',
         choices=VARIANTS,
         default=list(VARIANTS),
-        help='variants of each kernel')
+        help='variants of each kernel (default: all)')
     args = parser.parse_args()
     print('| GPU | variant | products | channels | kernel | own x list tile '
           '| warps | stages | registers | stack, B | shared memory, KiB |')
