@@ -3,7 +3,7 @@ import os
 import os.path as osp
 from typing import Dict, Iterator, Sequence, Tuple
 
-from biformer_mm.errors import UsageError
+from biformer_mm.errors import UsageError, explained
 
 # Where the data sets of the recipes come from, by dataset type.
 _SOURCES = {
@@ -28,7 +28,11 @@ def check_data(cfg: Dict, splits: Sequence[str]) -> None:
             data set, and the options that point elsewhere.
     """
     missing, options, sources = [], [], []
-    for option, path, dataset_type in _paths(cfg, splits):
+    with explained(
+            f'data sets must be dicts of a type and paths, and {splits} of '
+            'the config are not', 'mend their dataset'):
+        paths = list(_paths(cfg, splits))
+    for option, path, dataset_type in paths:
         if not path or '://' in path or osp.exists(path):
             continue
         if path not in missing:
@@ -54,7 +58,7 @@ def _paths(cfg: Dict,
         loader = cfg.get(f'{split}_dataloader')
         if not loader:
             continue
-        for option, dataset in _leaves(f'{split}_dataloader.dataset',
+        for option, dataset in leaves(f'{split}_dataloader.dataset',
                                        loader['dataset']):
             kind = dataset['type'].rpartition('.')[2]
             root = dataset.get('data_root') or ''
@@ -72,13 +76,13 @@ def _paths(cfg: Dict,
                 yield f'{split}_evaluator.ann_file', evaluator['ann_file'], ''
 
 
-def _leaves(option: str, dataset: Dict) -> Iterator[Tuple[str, Dict]]:
+def leaves(option: str, dataset: Dict) -> Iterator[Tuple[str, Dict]]:
     """Look inside dataset wrappers (repeat, concat, ...)."""
     if 'dataset' in dataset:
-        yield from _leaves(f'{option}.dataset', dataset['dataset'])
+        yield from leaves(f'{option}.dataset', dataset['dataset'])
     elif 'datasets' in dataset:
         for i, inner in enumerate(dataset['datasets']):
-            yield from _leaves(f'{option}.datasets.{i}', inner)
+            yield from leaves(f'{option}.datasets.{i}', inner)
     else:
         yield option, dataset
 

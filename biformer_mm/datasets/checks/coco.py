@@ -1,0 +1,173 @@
+"""What is wrong with an annotation file in COCO's format."""
+import json
+import math
+import os.path as osp
+from collections import Counter
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+from .coco_objects import check_object
+from .items import Item
+from .problems import Problem
+
+# What mmdet looks up of each entry, unconditionally.
+_FIELDS = dict(
+    images=('id', 'file_name', 'width', 'height'),
+    annotations=('id', 'image_id', 'category_id', 'area'),
+    categories=('id', 'name'))
+
+
+def read_coco(dataset: Any,
+              with_masks: bool) -> Tuple[List[Item], List[Problem]]:
+    """The items of a ``CocoDataset`` and its annotations' problems.
+
+    Args:
+        dataset: Its config's, not loaded.
+        with_masks: Whether its pipeline loads masks.
+    """
+    path = dataset.ann_file
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        return [], [Problem('json', path, f'cannot be read: {error}')]
+    problems = list(_check_structure(path, content))
+    if problems:  # nothing can be looked up safely
+        return [], problems
+    images = {image['id']: image for image in content['images']}
+    problems += _check_ids(path, content)
+    problems += _check_classes(path, content, dataset.metainfo['classes'])
+    problems += _check_annotations(path, content, images, with_masks)
+    return [
+        Item(
+            osp.join(dataset.data_prefix['img'], image['file_name']),
+            (image['width'], image['height'])) for image in images.values()
+    ], problems
+
+
+def _check_structure(path: str, content: Any) -> Iterator[Problem]:
+    if not isinstance(content, dict):
+        yield Problem(
+            'field', path, 'is no object with images, annotations '
+            'and categories')
+        return
+    for part, fields in _FIELDS.items():
+        entries = content.get(part)
+        if not isinstance(entries, list):
+            yield Problem('field', path, f'has no list of {part}')
+            continue
+        for number, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                yield Problem('field', path, f'{part}[{number}] is no object')
+                continue
+            for field in fields:
+                value = entry.get(field)
+                if not _IS[field](value):
+                    said = f'{field}={value!r}' if field in entry else 'none'
+                    yield Problem(
+                        'field', path, f'{part}[{number}] must have '
+                        f'{_MEANING.get(field, field)}; it has {said}')
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+_IS = {
+    'id': _is_id,
+    'image_id': _is_id,
+    'category_id': _is_id,
+    'file_name': lambda value: isinstance(value, str) and value != '',
+    'name': lambda value: isinstance(value, str),
+    'width': _is_length,
+    'height': _is_length,
+    'area': lambda value: isinstance(value, (int, float)),
+}
+_MEANING = dict(
+    width='a width in whole pixels',
+    height='a height in whole pixels',
+    area='an area, a number')
+
+
+def _check_ids(path: str, content: Dict) -> Iterator[Problem]:
+    for part, kind in (('images', 'duplicate-image-id'),
+                       ('annotations', 'duplicate-annotation-id')):
+        for value, count in _repeated(e['id'] for e in content[part]):
+            yield Problem(kind, path, f'{count} {part} have id {value}')
+    for name, count in _repeated(e['file_name'] for e in content['images']):
+        yield Problem('duplicate-file', path,
+                      f'{count} images are the file {name}')
+
+
+def _repeated(values: Iterator) -> Iterator[Tuple[Any, int]]:
+    return ((value, count) for value, count in Counter(values).items()
+            if count > 1)
+
+
+def _check_classes(path: str, content: Dict,
+                   classes: Sequence[str]) -> Iterator[Problem]:
+    """Labels are positions among the file's categories that the config names,
+    in the file's order; wrong ones come of any other."""
+    names = [category['name'] for category in content['categories']]
+    missing = [name for name in classes if name not in names]
+    if missing:
+        yield Problem(
+            'class-missing', path,
+            f"no category is named {', '.join(missing)}, which the config's "
+            'classes have: all labels behind are shifted')
+    for name, count in _repeated(name for name in names if name in classes):
+        yield Problem('class-twice', path, f'{count} categories are {name}')
+    known = [name for name in names if name in classes]
+    wanted = [name for name in classes if name in names]
+    if known != wanted and sorted(known) == sorted(wanted):
+        yield Problem(
+            'class-order', path,
+            f"the file's order is {_start(known)}, the config's "
+            f'{_start(wanted)}: names are exchanged')
+    objects = Counter(a['category_id'] for a in content['annotations'])
+    for category in content['categories']:
+        if category['name'] not in classes and objects[category['id']]:
+            yield Problem(
+                'unused-category', path,
+                f"{category['name']} is not among the config's classes: "
+                f"{objects[category['id']]} objects are left out")
+
+
+def _start(names: List[str]) -> str:
+    return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
+
+
+def _check_annotations(path: str, content: Dict, images: Dict,
+                       with_masks: bool) -> Iterator[Problem]:
+    categories = {category['id'] for category in content['categories']}
+    used = set()
+    for annotation in content['annotations']:
+        said = f"annotation {annotation['id']}"
+        image = images.get(annotation['image_id'])
+        if image is None:
+            yield Problem('unknown-image', path,
+                          f"{said}: no image has id {annotation['image_id']}")
+            continue
+        used.add(annotation['image_id'])
+        said = f"{said} of {image['file_name']}"
+        if annotation.get('ignore'):  # which mmdet does not look at
+            continue
+        if annotation['category_id'] not in categories:
+            yield Problem(
+                'unknown-category', path,
+                f"{said}: no category has id {annotation['category_id']}")
+        if not math.isfinite(annotation['area']) or annotation['area'] <= 0:
+            yield Problem('area', path,
+                          f"{said}: area {annotation['area']}, is left out")
+        for kind, detail in check_object(annotation, image['width'],
+                                         image['height'], with_masks):
+            yield Problem(kind, path, f'{said}: {detail}')
+    for value, image in images.items():
+        if value not in used:
+            yield Problem('image-without-objects', path,
+                          f"{image['file_name']} has none")
+    if images and not used:
+        yield Problem('no-objects', path, 'no image has an object')

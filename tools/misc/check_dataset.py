@@ -1,0 +1,116 @@
+"""Find what is wrong with a config's data before training on it.
+
+Reads every image, annotation and segmentation map as training would, and lists
+each problem with its file, notes first and errors last:
+  error    training stops, or learns or evaluates what is wrong
+  warning  it goes on, without something or with it changed
+  note     it copes; worth knowing
+Exits with 1 if there are errors, with --strict also if there are warnings, and
+with 0 otherwise.
+"""
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from typing import Dict, List
+
+from mmengine.utils import ProgressBar
+
+from biformer_mm.datasets.checks import KINDS, SEVERITIES, plan, scan
+from biformer_mm.datasets.paths import check_data
+from biformer_mm.engine.command_line import (add_cfg_options, check_writable,
+                                             make_parser, read_config,
+                                             usage_errors)
+from biformer_mm.errors import UsageError
+from biformer_mm.whole_files import whole_file
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(
+        __doc__, 'python tools/misc/check_dataset.py '
+        'configs/retinanet_biformer_s_1x.py --json problems.json')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument(
+        '--splits',
+        nargs='+',
+        choices=['train', 'val', 'test'],
+        default=['train', 'val'],
+        help='what to check (default: train val)')
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=min(8,
+                    os.cpu_count() or 1),
+        help='processes that share the reading (default: one for each '
+        'processor, 8 at most)')
+    parser.add_argument(
+        '--json', metavar='FILE', help='write the list as JSON, too')
+    parser.add_argument(
+        '--strict', action='store_true', help='exit with 1 on warnings, too')
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with usage_errors('check_dataset.py'):
+        if args.workers < 1:
+            raise UsageError(
+                f'--workers must be 1 or more; got {args.workers}')
+        if args.json is not None:
+            check_writable('--json', args.json)
+        cfg = read_config(args.config, args.cfg_options)
+        check_data(cfg, args.splits)
+        jobs = list(plan(cfg, args.splits))
+        if not jobs:
+            raise UsageError(f'{args.config} must have data to check; it has '
+                             f'none for {", ".join(args.splits)}; name '
+                             'another of --splits')
+        images = sum(len(job.items) for job in jobs)
+        if sys.stderr.isatty():  # the list may be piped
+            progress = ProgressBar(images, file=sys.stderr).update
+            found = scan(jobs, args.workers, progress)
+            print(file=sys.stderr)
+        else:
+            found = scan(jobs, args.workers)
+        found = [
+            dict(severity=p.severity, split=split, **p._asdict())
+            for split, p in found
+        ]
+        found.sort(key=lambda p: (SEVERITIES.index(p['severity']), p['file']))
+        if args.json is not None:
+            write_json(args.json, dict(images=images, problems=found))
+    report(found, images)
+    fatal = SEVERITIES[1 if args.strict else 2:]
+    sys.exit(any(p['severity'] in fatal for p in found))
+
+
+def report(found: List[Dict], images: int) -> None:
+    """Print the problems and how many of each kind there are."""
+    for problem in found:
+        print('{severity:7} {kind:15} {split:5} {file}: {detail}'.format(
+            **problem))
+    counts = Counter(problem['kind'] for problem in found)
+    for severity in SEVERITIES:
+        kinds = [
+            f'{kind} {count}' for kind, count in counts.most_common()
+            if KINDS[kind] == severity
+        ]
+        if kinds:
+            print(f'{severity}s: {", ".join(kinds)}')
+    print(f'{images} images read, {len(found)} problems')
+
+
+def write_json(path: str, content: Dict) -> None:
+    """Write a file, wholly or not at all, and the folders that it needs."""
+    try:
+        with whole_file(path) as unfinished, open(unfinished, 'w') as file:
+            json.dump(content, file, indent=1)
+    except OSError as error:
+        raise UsageError(f'{path} cannot be written: {error}; give --json '
+                         'another path') from error
+
+
+if __name__ == '__main__':
+    main()
