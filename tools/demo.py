@@ -1,5 +1,4 @@
 """Train and evaluate a small model on generated data: minutes on a CPU."""
-import argparse
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 
 from biformer_mm.datasets import make_shapes
+from biformer_mm.engine.command_line import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,7 +35,7 @@ TASKS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__, 'python tools/demo.py mask_rcnn')
     parser.add_argument(
         'task', nargs='?', default='retinanet', choices=list(TASKS))
     task = TASKS[parser.parse_args().task]
@@ -47,7 +47,8 @@ def main() -> None:
     checkpoint = work_dir / 'epoch_16.pth'
     pictures = work_dir / 'pictures'
     run('tools/train.py', config, '--work-dir', work_dir)
-    run('tools/test.py', config, checkpoint, '--work-dir', work_dir,
+    # Torch before 2.6 needs --trust to read a training's checkpoint.
+    run('tools/test.py', config, checkpoint, '--trust', '--work-dir', work_dir,
         '--show-dir', pictures)
 
     metrics = max(work_dir.glob('*/*.json'), key=lambda p: p.stat().st_mtime)

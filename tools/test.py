@@ -2,13 +2,18 @@
 import argparse
 import os.path as osp
 
+from biformer_mm.checkpoint.mmengine_loader import read_as_data
 from biformer_mm.datasets.paths import check_data
 from biformer_mm.engine import launch, testing
+from biformer_mm.engine.command_line import (add_trust, check_writable,
+                                             make_parser, usage_errors)
 from biformer_mm.errors import UsageError
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(
+        __doc__, 'python tools/test.py configs/retinanet_biformer_s_1x.py '
+        'CHECKPOINT --show-dir pictures')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
     launch.add_common_arguments(parser)
@@ -18,29 +23,34 @@ def parse_args() -> argparse.Namespace:
         '--out', metavar='FILE.pkl', help='pickle the predictions there')
     parser.add_argument(
         '--tta', action='store_true', help='augment at test time')
+    add_trust(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    with launch.usage_errors('test.py'):
+    with usage_errors('test.py'):
         cfg = launch.load_config(args)
+        launch.check_complete(cfg, 'test')
+        read_as_data(cfg, args.trust)
         if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
             raise UsageError(f'there is no checkpoint {args.checkpoint}')
-        if args.out and not args.out.endswith(('.pkl', '.pickle')):
-            raise UsageError('--out takes a file that ends in .pkl or '
-                             f'.pickle; got {args.out}')
+        if args.out is not None:
+            if not args.out.endswith(('.pkl', '.pickle')):
+                raise UsageError('--out takes a file that ends in .pkl or '
+                                 f'.pickle; got {args.out}')
+            check_writable('--out', args.out)
         check_data(cfg, ['test'])
-        if args.show_dir:
+        if args.show_dir is not None:
+            check_writable('--show-dir', args.show_dir, folder=True)
             testing.set_show_dir(cfg, args.show_dir)
         if args.tta:
             testing.set_tta(cfg)
-    runner = launch.build_runner(cfg)
-    with launch.usage_errors('test.py'):
+        runner = launch.build_runner(cfg)
         testing.load_checkpoint(runner, args.checkpoint)
-    if args.out:
-        testing.dump_predictions(runner, args.out)
-    runner.test()
+        if args.out is not None:
+            testing.dump_predictions(runner, args.out)
+        runner.test()
 
 
 if __name__ == '__main__':

@@ -1,12 +1,16 @@
 """Train a model from a config of any OpenMMLab framework."""
 import argparse
 
+from biformer_mm.checkpoint.mmengine_loader import read_as_data
 from biformer_mm.datasets.paths import check_data
 from biformer_mm.engine import launch
+from biformer_mm.engine.command_line import (add_trust, make_parser,
+                                             usage_errors)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(
+        __doc__, 'python tools/train.py configs/retinanet_biformer_s_1x.py')
     parser.add_argument('config', help='path of the config')
     launch.add_common_arguments(parser)
     parser.add_argument(
@@ -26,21 +30,26 @@ def parse_args() -> argparse.Namespace:
         '--auto-scale-lr',
         action='store_true',
         help="scale the rate by the total batch over the recipe's")
+    add_trust(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    with launch.usage_errors('train.py'):
+    with usage_errors('train.py'):
         cfg = launch.load_config(args)
-        launch.set_resume(cfg, args.resume)
+        launch.check_complete(cfg, 'train')
+        read_as_data(cfg, args.trust)
+        launch.set_resume(cfg, args.resume, args.trust)
         launch.set_amp(cfg, args.amp)
+        launch.survive_interruptions(cfg)
         if args.auto_scale_lr:
             launch.set_auto_scale_lr(cfg)
         check_data(cfg, ['train', 'val'])
-    runner = launch.build_runner(cfg)
-    launch.warn_of_other_batch(runner, args.cfg_options)
-    runner.train()
+        runner = launch.build_runner(cfg)
+        launch.warn_of_other_batch(runner, args.cfg_options)
+        with launch.out_of_memory_advice():
+            runner.train()
 
 
 if __name__ == '__main__':

@@ -1,54 +1,29 @@
 """From a command line to a config that MMEngine's runner can run."""
 import argparse
-import difflib
-import os
 import os.path as osp
-import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, Optional, Sequence
+from typing import Dict, Iterator, Optional
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from biformer_mm.engine import distributed
 from biformer_mm.errors import UsageError
-
-
-@contextmanager
-def usage_errors(prog: str) -> Iterator[None]:
-    """End the program with one line, not a traceback, on a UsageError.
-
-    Of a distributed run's processes, one on each machine prints it.
-    """
-    try:
-        yield
-    except UsageError as error:
-        if int(os.environ.get('LOCAL_RANK', 0)) > 0:
-            # A launcher ends all processes when the first has failed: let
-            # that be the one that prints.
-            time.sleep(10)
-            sys.exit(1)
-        sys.exit(f'{prog}: error: {error}')
+from .command_line import add_cfg_options, check_writable, read_config
+from .loaders import watch_loaders
+from .saving import find_whole_checkpoint, is_whole
+from .starting import Start
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that train and test share with mmdet's tools."""
     parser.add_argument('--work-dir', help='where logs and results go')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='override fields of the config, such as '
-        'train_dataloader.batch_size=4; nested lists in quotes, without '
-        'spaces: key="[(a,b),(c,d)]"')
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -64,47 +39,104 @@ def load_config(args: argparse.Namespace) -> Config:
             the launcher.
     """
     distributed.read_launcher(args.launcher)
-    if not osp.isfile(args.config):
-        folder = Path(args.config).parent
-        close = difflib.get_close_matches(
-            Path(args.config).name, [p.name for p in folder.glob('*.py')])
-        hint = (f'did you mean {folder / close[0]}?'
-                if close else 'the suite\'s configs are in configs/')
-        raise UsageError(f'there is no config {args.config}; {hint}')
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
         cfg.work_dir = osp.join('work_dirs', Path(args.config).stem)
+    check_writable('--work-dir', cfg.work_dir, folder=True)
     return cfg
 
 
-def set_resume(cfg: Config, resume: Optional[str]) -> None:
+def check_complete(cfg: Config, split: str) -> None:
+    """Check that a config has what a run needs.
+
+    Args:
+        cfg: Config, as :func:`load_config` reads it.
+        split: 'train' or 'test'.
+
+    Raises:
+        UsageError: It has not, or only a part of what belongs together.
+    """
+    parts = {
+        name:
+        tuple(f'{name}_{part}' for part in ('dataloader', 'cfg', 'evaluator'))
+        for name in ('val', 'test')
+    }
+    parts['train'] = 'train_dataloader', 'train_cfg', 'optim_wrapper'
+    missing = [x for x in ('model', *parts[split]) if not cfg.get(x)]
+    if missing:
+        raise UsageError(f'{split}.py needs {", ".join(missing)} in the '
+                         f'config, and {cfg.filename} has none; add them, or '
+                         'start from one of configs/')
+    for names in parts.values():
+        missing = [name for name in names if cfg.get(name) is None]
+        if 0 < len(missing) < len(names):
+            raise UsageError(f'a config must have all of {", ".join(names)} '
+                             f'or none; {cfg.filename} has no '
+                             f'{", ".join(missing)}; add it, or set the '
+                             'others to None')
+
+
+def set_resume(cfg: Config,
+               resume: Optional[str],
+               trust: bool = False) -> None:
     """Resume from the work directory's last checkpoint or from a given one.
 
     Args:
         cfg: Config to change.
         resume: None, 'auto', or a checkpoint's path or URL.
+        trust: Whether it may be one that runs code.
 
     Raises:
-        UsageError: There is nothing to resume from.
+        UsageError: There is nothing to resume from, or it may run code.
     """
     if resume is None:
         return
     checkpoint = resume
     if resume == 'auto':
-        if not osp.isfile(osp.join(cfg.work_dir, 'last_checkpoint')):
+        checkpoint = find_whole_checkpoint(cfg.work_dir)
+        if checkpoint is None:
             raise UsageError(
                 f'--resume: there is no checkpoint in {cfg.work_dir}; leave '
                 '--resume out to start anew, or name one: --resume PATH')
-        checkpoint = find_latest_checkpoint(cfg.work_dir)
-    # DeepSpeed's are folders.
-    if '://' not in checkpoint and not osp.exists(checkpoint):
-        raise UsageError(f'--resume: there is no checkpoint {checkpoint}; '
-                         'name one that exists: --resume PATH')
+    if '://' not in checkpoint and not is_whole(checkpoint):
+        what = ('is truncated or no checkpoint'
+                if osp.exists(checkpoint) else 'does not exist')
+        raise UsageError(f'--resume: {checkpoint} {what}; name another: '
+                         '--resume PATH')
+    if osp.isdir(checkpoint) and not trust:
+        raise UsageError(
+            f'--resume: {checkpoint} is a folder of DeepSpeed, which '
+            'unpickles what is in it; if you trust who made it, set --trust')
     cfg.resume, cfg.load_from = True, checkpoint
+
+
+def survive_interruptions(cfg: Config) -> None:
+    """Have checkpoints written whole, and on the signals that end a run,
+    random numbers resumed, and weights kept from losses that are not finite.
+
+    Args:
+        cfg: Config to change; MMEngine's CheckpointHook and
+            EpochBasedTrainLoop become ours.
+    """
+    saving = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    if saving.get('type') == 'CheckpointHook':
+        saving.type = 'WholeCheckpointHook'
+    hooks = cfg.get('custom_hooks') or []
+    given = {hook.get('type') for hook in hooks}
+    cfg.custom_hooks = [
+        *hooks,
+        *(dict(type=name)
+          for name in ('ResumableSeedHook', 'NonFiniteLossHook',
+                       'PreemptionHook', 'HangHook') if name not in given)
+    ]
+    loop = cfg.get('train_cfg') or {}
+    if loop.get('type') == 'EpochBasedTrainLoop' or (
+            'type' not in loop and loop.get('by_epoch')):
+        loop.pop('by_epoch', None)
+        loop.type = 'ResumableEpochLoop'
 
 
 def set_amp(cfg: Config, dtype: Optional[str]) -> None:
@@ -149,12 +181,48 @@ def set_auto_scale_lr(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner; without a GPU, distributed runs use gloo."""
+    """Build the runner; without a GPU, distributed runs use gloo.
+
+    Its data sets name the file when they fail, and signals to all processes
+    spare their workers.
+
+    Raises:
+        UsageError: The config is not one that can be run; what the runner
+            builds later on tells so, too.
+    """
     if cfg.launcher != 'none' and get_device() == 'cpu':
         distributed.use_cpus(cfg)
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    start = Start(cfg)
+    with start.step():
+        if 'runner_type' in cfg:
+            runner = RUNNERS.build(cfg)
+        else:
+            runner = Runner.from_cfg(cfg)
+    watch_loaders(runner)
+    start.watch(runner)
+    return runner
+
+
+@contextmanager
+def out_of_memory_advice() -> Iterator[None]:
+    """Say what to do when memory does not suffice.
+
+    Raises:
+        UsageError: In place of PyTorch's and Python's errors.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        reason = (str(error).splitlines() or ['MemoryError'])[0]
+        if not isinstance(error, MemoryError) and not any(
+                text in reason
+                for text in ('out of memory', "can't allocate memory")):
+            raise
+        raise UsageError(
+            f'memory does not suffice ({reason}); lower '
+            'train_dataloader.batch_size, recompute activations with '
+            '--cfg-options model.backbone.with_cp=True, or train in half '
+            'precision with --amp') from error
 
 
 def warn_of_other_batch(runner: Runner, options: Dict) -> None:

@@ -92,5 +92,6 @@ def load_checkpoint(runner: Runner, checkpoint: str) -> None:
     try:
         runner.load_checkpoint(checkpoint, strict=True)
     except RuntimeError as error:
+        said = ' '.join(str(error).split())  # in one line
         raise UsageError(f'{checkpoint} does not fit the config\'s model: '
-                         f'{error}') from error
+                         f'{said}') from error

@@ -32,7 +32,10 @@ def evaluate(tool, *processes, checkpoint, work_dir, options):
     }, pickle.loads(dump.read_bytes()))
 
 
-def test_two_ranks_evaluate_as_one(data_options, tmp_path):
+def test_two_ranks_evaluate_as_one(data_options, tmp_path, monkeypatch):
+    # As many threads for one process as torchrun gives to each of two: sums
+    # of several threads are rounded otherwise.
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
     checkpoint = tmp_path / 'untrained.pth'
     model = build(Config.fromfile(SEGMENTOR))
     torch.save(dict(state_dict=model.state_dict()), checkpoint)

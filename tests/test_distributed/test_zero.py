@@ -29,4 +29,4 @@ def test_state_is_sharded_and_resumed(tmp_path):
     train(epochs=1)
     checkpoint = tmp_path / 'work_dir' / 'epoch_1.pth'
     assert len(list(checkpoint.glob('*optim_states.pt'))) == 2
-    assert 'resumed epoch: 1' in train('--resume', epochs=2)
+    assert 'resumed epoch: 1' in train('--resume', '--trust', epochs=2)

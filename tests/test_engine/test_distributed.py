@@ -187,16 +187,23 @@ def test_sync_bn_becomes_bn_on_cpus(norm, notices, process_group, monkeypatch):
                           ('slurm', 'cpu', True), ('mpi', 'cpu', True),
                           ('none', 'cpu', False), ('none', 'cuda', False)])
 def test_runner_is_mmengines_own_with_a_gpu(launcher, device, on_cpus,
-                                            monkeypatch):
+                                            monkeypatch, tmp_path):
     """Only CPUs get a process group and a wrapper from us; with a GPU the
     runner has what MMEngine gives it, SyncBN included."""
     monkeypatch.setattr(launch, 'get_device', lambda: device)
     groups = []
     monkeypatch.setattr(distributed, 'init_process_group', groups.append)
     monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: cfg)
+    # They need a real runner.
+    monkeypatch.setattr(launch, 'watch_loaders', lambda runner: None)
+    monkeypatch.setattr(launch.Start, 'watch', lambda self, runner: None)
     norm = dict(type='SyncBN')
     cfg = launch.build_runner(
-        Config(dict(launcher=launcher, model=dict(norm_cfg=norm))))
+        Config(
+            dict(
+                launcher=launcher,
+                work_dir=str(tmp_path),
+                model=dict(norm_cfg=norm))))
     assert groups == ['gloo'] * on_cpus
     assert ('model_wrapper_cfg' in cfg) == on_cpus
     assert cfg.model.norm_cfg == norm

@@ -44,23 +44,6 @@ def test_missing_config_names_the_closest(config, tmp_path):
         launch.load_config(parse(tmp_path / 'else' / 'zzz.py'))
 
 
-def test_usage_errors_end_in_one_line(monkeypatch):
-    monkeypatch.delenv('LOCAL_RANK', raising=False)
-    with pytest.raises(SystemExit) as error:
-        with launch.usage_errors('train.py'):
-            raise UsageError('no such thing')
-    assert error.value.code == 'train.py: error: no such thing'
-
-
-def test_usage_errors_are_printed_by_one_process_of_a_machine(monkeypatch):
-    monkeypatch.setattr(launch.time, 'sleep', lambda seconds: None)
-    monkeypatch.setenv('LOCAL_RANK', '1')
-    with pytest.raises(SystemExit) as error:
-        with launch.usage_errors('train.py'):
-            raise UsageError('no such thing')
-    assert error.value.code == 1
-
-
 def test_resume(tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path)))
     launch.set_resume(cfg, None)
@@ -69,20 +52,86 @@ def test_resume(tmp_path):
             UsageError,
             match=f'no checkpoint in {tmp_path}; leave --resume out'):
         launch.set_resume(cfg, 'auto')
-    with pytest.raises(UsageError, match='no checkpoint nowhere.pth; name'):
+    with pytest.raises(UsageError, match='nowhere.pth does not exist; name'):
         launch.set_resume(cfg, 'nowhere.pth')
     checkpoint = tmp_path / 'epoch_1.pth'
     (tmp_path / 'last_checkpoint').write_text(str(checkpoint))
-    with pytest.raises(UsageError, match=f'no checkpoint {checkpoint}'):
+    with pytest.raises(UsageError, match=f'no checkpoint in {tmp_path};'):
         launch.set_resume(cfg, 'auto')
-    checkpoint.touch()
+    torch.save(dict(a=torch.zeros(3)), checkpoint)
+    truncated = tmp_path / 'epoch_3.pth'
+    truncated.write_bytes(checkpoint.read_bytes()[:-9])
+    with pytest.raises(UsageError, match='epoch_3.pth is truncated or no'):
+        launch.set_resume(cfg, str(truncated))
     sharded = tmp_path / 'epoch_2.pth'  # DeepSpeed's are folders
     sharded.mkdir()
+    with pytest.raises(UsageError, match='of DeepSpeed, .* set --trust'):
+        launch.set_resume(cfg, str(sharded))
     for resume in ('auto', str(sharded), 'https://example.org/a.pth'):
-        launch.set_resume(cfg, resume)
+        launch.set_resume(cfg, resume, trust=resume == str(sharded))
         assert cfg.resume
         assert cfg.load_from == (
             str(checkpoint) if resume == 'auto' else resume)
+
+
+def test_runs_survive_interruptions():
+    cfg = Config(
+        dict(
+            default_hooks=dict(
+                checkpoint=dict(type='CheckpointHook', interval=2)),
+            custom_hooks=[dict(type='EMAHook')]))
+    launch.survive_interruptions(cfg)
+    assert cfg.default_hooks.checkpoint == dict(
+        type='WholeCheckpointHook', interval=2)
+    names = [
+        'EMAHook', 'ResumableSeedHook', 'NonFiniteLossHook', 'PreemptionHook',
+        'HangHook'
+    ]
+    assert [hook.type for hook in cfg.custom_hooks] == names
+    own = dict(type='NonFiniteLossHook', max_skips=3)
+    cfg = Config(dict(custom_hooks=[own]))
+    launch.survive_interruptions(cfg)
+    assert cfg.custom_hooks == [
+        own,
+        dict(type='ResumableSeedHook'),
+        dict(type='PreemptionHook'),
+        dict(type='HangHook')
+    ]
+    other = Config(
+        dict(default_hooks=dict(checkpoint=dict(type='MyCheckpointHook'))))
+    launch.survive_interruptions(other)
+    assert other.default_hooks.checkpoint.type == 'MyCheckpointHook'
+
+
+def test_epochs_are_resumed_in_the_middle():
+    ours = dict(type='ResumableEpochLoop', max_epochs=3)
+    for loop, expected in [
+        (dict(type='EpochBasedTrainLoop', max_epochs=3), ours),
+        (dict(by_epoch=True, max_epochs=3), ours),
+        (dict(by_epoch=False, max_iters=3), dict(by_epoch=False, max_iters=3)),
+        (dict(type='MyLoop', by_epoch=True), dict(type='MyLoop',
+                                                  by_epoch=True)),
+    ]:
+        cfg = Config(dict(train_cfg=loop))
+        launch.survive_interruptions(cfg)
+        assert cfg.train_cfg == expected
+
+
+def test_out_of_memory_names_the_levers():
+    with pytest.raises(UsageError) as error:
+        with launch.out_of_memory_advice():
+            torch.empty(1 << 58)
+    for lever in ('batch_size', 'with_cp=True', '--amp', 'allocate memory'):
+        assert lever in str(error.value)
+    with pytest.raises(UsageError, match='CUDA out of memory'):
+        with launch.out_of_memory_advice():
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried')
+    with pytest.raises(UsageError, match='MemoryError'):
+        with launch.out_of_memory_advice():
+            raise MemoryError
+    with pytest.raises(RuntimeError, match='something else'):
+        with launch.out_of_memory_advice():
+            raise RuntimeError('something else')
 
 
 def amp_config():

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from tool_runner import ROOT, run_tool
+from tool_runner import ROOT, TRUST, run_tool
 
 from biformer_mm.datasets import make_shapes
 
@@ -47,6 +47,7 @@ def test_trains_evaluates_and_shows(config, layout, metric, tmp_path):
         'test.py',
         path,
         checkpoint,
+        *TRUST,
         '--work-dir',
         'work',
         '--show-dir',

@@ -1,13 +1,24 @@
 """Training and testing as a user runs them, on a few images."""
 import os
 import pickle
+import shutil
 import subprocess
 
 import pytest
 import torch
-from tool_runner import ROOT, run_tool
+from tool_runner import ROOT, TRUST, run_tool
 
 CONFIG = ROOT / 'configs' / 'retinanet_biformer_demo.py'
+
+
+class Runs:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
 
 
 def options(shapes, epochs=1, batch_size=4):
@@ -60,6 +71,7 @@ def test_resume_goes_on_from_the_last_epoch(trained, shapes, tmp_path):
         '--work-dir',
         work_dir,
         '--resume',
+        *TRUST,
         *options(shapes, epochs=2),
         cwd=tmp_path)
     assert 'resumed epoch: 1, iter: 2' in output
@@ -74,6 +86,7 @@ def test_test_shows_and_dumps(trained, shapes, tmp_path):
         'test.py',
         CONFIG,
         work_dir / 'epoch_1.pth',
+        *TRUST,
         '--work-dir',
         tmp_path / 'work_dir',
         '--show-dir',
@@ -107,12 +120,50 @@ def test_test_refuses_weights_that_do_not_fit(trained, shapes, tmp_path,
         'test.py',
         CONFIG,
         'other.pth',
+        *TRUST,
         *options(shapes),
         cwd=tmp_path,
         ok=False)
     assert "other.pth does not fit the config's model" in output
     assert message in output
     assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize('tool, args, trusted', [
+    ('test.py', ['a.pth'], True),
+    ('train.py', ['--resume', 'a.pth'], True),
+    ('train.py', ['--resume'], False),
+    ('train.py', ['load_from=a.pth'], False),
+    ('train.py', [
+        'model.backbone.init_cfg.type=Pretrained',
+        'model.backbone.init_cfg.checkpoint=a.pth'
+    ], True),
+])
+def test_only_trust_runs_what_a_checkpoint_holds(trained, shapes, tmp_path,
+                                                 tool, args, trusted):
+    """However it is named; ``trusted`` says whether to try --trust, too."""
+    state = torch.load(trained[0] / 'epoch_1.pth', weights_only=False)
+    proof, work_dir = tmp_path / 'proof', tmp_path / 'work_dir'
+    torch.save(dict(state, more=Runs(proof)), tmp_path / 'a.pth')
+    work_dir.mkdir()
+    shutil.copy(tmp_path / 'a.pth', work_dir / 'epoch_1.pth')
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
+    fields = [arg for arg in args if '=' in arg]  # after --cfg-options
+    args = [arg for arg in args if arg not in fields]
+    command = [
+        tool, CONFIG, *args, '--work-dir', work_dir, *options(shapes), *fields
+    ]
+    output = run_tool(*command, cwd=tmp_path, ok=False)
+    error = output.strip().splitlines()[-1]
+    assert error.startswith(f'{tool}: error: ') and '.pth ' in error
+    assert 'Epoch(' not in output and 'Traceback' not in output
+    if not TRUST:  # else it is refused for the statistics that it holds
+        assert 'would run code when read: its pickle asks for ' in error
+    assert error.endswith('--trust of the tools')
+    assert not proof.exists()
+    if trusted:
+        run_tool(*command, '--trust', cwd=tmp_path)
+        assert proof.exists()
 
 
 @pytest.mark.parametrize('tool, args, message', [
@@ -147,6 +198,7 @@ def test_distributed_scripts_run_on_cpus(shapes, tmp_path):
         CONFIG,
         tmp_path / 'epoch_1.pth',
         2,
+        *TRUST,
         '--work-dir',
         tmp_path,
         *options(shapes),
@@ -167,7 +219,10 @@ def test_distributed_scripts_honour_the_usual_variables(script, args, rest):
         PORT='29511')
     command = subprocess.run(
         [str(ROOT / 'tools' / script), *args, '--work-dir', 'a b'],
-        env={**os.environ, **variables},
+        env={
+            **os.environ,
+            **variables
+        },
         capture_output=True,
         text=True,
         check=True).stdout

@@ -1,0 +1,199 @@
+"""Ends a run that is asked to end, so that it can be gone on with."""
+import os
+import signal
+import sys
+import threading
+from functools import partial
+from itertools import islice
+from multiprocessing import parent_process
+from typing import Any, Callable, Iterator, List, Optional, Sequence
+
+import torch
+from mmengine.dist import all_reduce, is_distributed
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS, LOOPS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
+
+SIGNALS = [
+    getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1')
+    if hasattr(signal, name)  # Windows lacks one
+]
+_SEEN = 'batches_seen'  # in a checkpoint's message hub
+PARENT_CHECK_SECONDS = 2.  # between a worker's looks whether it has a parent
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """Saves a checkpoint on SIGTERM or SIGUSR1, and ends with status 0.
+
+    It does so after the iteration that is running (with gradients that are
+    accumulated, after the next that updates the weights), as MMEngine's
+    CheckpointHook would: 'iter_N.pth' or, within an epoch,
+    'epoch_E_iter_N.pth' of E whole epochs. `--resume` goes on with the next
+    batch. An evaluation, or a run in its last iteration, is finished instead.
+    tools/train.py adds the hook; epochs are only resumed in the middle by
+    ResumableEpochLoop.
+    """
+    priority = 'LOWEST'  # what is saved includes the other hooks' work
+
+    def __init__(self) -> None:
+        self._received: Optional[signal.Signals] = None
+        self._handlers = {}  # as they were, by signal
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen; Python allows it in the main thread only."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._handlers[number] = signal.signal(number, self._receive)
+
+    def after_train(self, runner: Runner) -> None:
+        """Listen no more."""
+        while self._handlers:
+            number, handler = self._handlers.popitem()
+            # None: set by other than Python, which cannot set it again.
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch: Any = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Save and exit if any process was told to.
+
+        Raises:
+            SystemExit: It was; the status is 0.
+        """
+        if not self._told() or runner.iter + 1 == runner.max_iters or not (
+                getattr(runner.optim_wrapper, 'should_update',
+                        lambda: True)()):
+            return
+        path = _save(runner, batch_idx)
+        self.after_train(runner)
+        cause = self._received.name if self._received else 'Another process'
+        saved = (f'iteration {runner.iter + 1} is saved to {path}'
+                 if path else 'there is nothing to save in mid-epoch here')
+        runner.logger.info(f'{cause} ends the run: {saved}; the same command '
+                           'with --resume goes on.')
+        sys.exit(0)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        self._received = signal.Signals(number)
+
+    def _told(self) -> bool:
+        """Whether any process was, the same in all.
+
+        A signal reaches them in different iterations, or one alone; who left
+        by himself would leave the others waiting for his gradients. Asking in
+        each iteration costs a number's all_reduce, beside those of all the
+        gradients and after MMEngine has waited for the losses to log.
+        """
+        told = self._received is not None
+        if is_distributed():
+            flag = torch.tensor(int(told))
+            all_reduce(flag, op='max')
+            told = bool(flag)
+        return told
+
+
+@LOOPS.register_module()
+class ResumableEpochLoop(EpochBasedTrainLoop):
+    """MMEngine's EpochBasedTrainLoop, which also resumes within an epoch.
+
+    It leaves out the batches that were seen, without loading them, so that
+    each sample still comes once in an epoch. Of an epoch whose length has
+    changed, with the number of GPUs, it leaves out the same share.
+    """
+
+    def run_epoch(self) -> None:
+        """Iterate the epoch, or what is left of it."""
+        hub = self.runner.message_hub
+        seen, of = hub.runtime_info.get(_SEEN, (0, 1))
+        hub.update_info(_SEEN, (0, 1))
+        seen = seen * len(self.dataloader) // of
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for index, batch in enumerate(_without(self.dataloader, seen), seen):
+            self.run_iter(index, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+
+def _save(runner: Runner, batch_idx: int) -> Optional[str]:
+    """Save the state after an iteration; return where, or None."""
+    loop = runner.train_loop
+    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    if not hooks:
+        return None
+    meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
+    if isinstance(loop, ResumableEpochLoop):
+        step = f'{runner.epoch}_iter_{runner.iter + 1}'
+        runner.message_hub.update_info(_SEEN,
+                                       (batch_idx + 1, len(loop.dataloader)))
+    elif isinstance(loop, IterBasedTrainLoop):
+        step = runner.iter + 1
+    else:
+        return None
+    hooks[0]._save_checkpoint_with_step(runner, step, meta)
+    return hooks[0].last_ckpt
+
+
+def protect_workers(loader: DataLoader) -> None:
+    """Have the processes that load data end only when theirs ends them, or has
+    ended itself.
+
+    Slurm and others signal all of a job's processes, and without its workers
+    the run could not finish the iteration.
+
+    Args:
+        loader: One that has not started its workers.
+    """
+    loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
+
+
+def _init_worker(init: Optional[Callable], worker_id: int, **kwargs) -> None:
+    if init is not None:
+        init(worker_id, **kwargs)
+    if hasattr(signal, 'sigwaitinfo'):  # Linux
+        # Blocked, they wait for a thread that sees who sent them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        threading.Thread(target=_await_parent, daemon=True).start()
+
+
+def _await_parent() -> None:
+    """End with the parent, too, if that was killed: PyTorch's worker would
+    first wait until its last batches, which nobody reads, are in a pipe."""
+    parent = parent_process().pid
+    while os.getppid() == parent:
+        received = signal.sigtimedwait(SIGNALS, PARENT_CHECK_SECONDS)
+        if received and received.si_pid == parent:
+            break
+    os._exit(0)
+
+
+class _LaterBatches:
+    """A batch sampler whose first batches are left out."""
+
+    def __init__(self, batches: Sequence[List[int]], seen: int) -> None:
+        self.batches, self.seen = batches, seen
+
+    def __iter__(self) -> Iterator[List[int]]:
+        return islice(self.batches, self.seen, None)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def _without(loader: DataLoader, seen: int) -> Iterator[Any]:
+    """Iterate a loader's batches, without loading the first."""
+    if not seen:
+        return iter(loader)
+    batches = loader.batch_sampler
+    later = _LaterBatches(batches, seen)
+    # Past DataLoader's __setattr__, which takes no other sampler.
+    vars(loader)['batch_sampler'] = later
+    try:
+        return iter(loader)
+    finally:
+        vars(loader)['batch_sampler'] = batches
+        later.seen = 0  # persistent workers' iterator keeps this sampler

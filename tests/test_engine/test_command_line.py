@@ -1,0 +1,75 @@
+import pytest
+
+from biformer_mm.engine import command_line
+from biformer_mm.errors import UsageError
+
+
+def test_usage_errors_end_in_one_line(monkeypatch):
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    with pytest.raises(SystemExit) as error:
+        with command_line.usage_errors('train.py'):
+            raise UsageError('no such thing')
+    assert error.value.code == 'train.py: error: no such thing'
+
+
+def test_usage_errors_of_other_processes_leave_the_first_time(monkeypatch):
+    """To print the line, so that a launcher ends the others before they do."""
+    slept = []
+    monkeypatch.setattr(command_line.time, 'sleep', slept.append)
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    with pytest.raises(SystemExit, match='no such thing'):
+        with command_line.usage_errors('train.py'):
+            raise UsageError('no such thing')
+    assert slept == [10]
+
+
+def test_device():
+    assert command_line.pick_device('auto') in ('cpu', 'cuda')
+    assert command_line.pick_device('cpu') == 'cpu'
+    for name in ('cuda:77', 'gpu'):
+        with pytest.raises(UsageError, match=f"no '{name}' here .*give cpu"):
+            command_line.pick_device(name)
+
+
+@pytest.fixture
+def parse(capsys):
+    """Parse --cfg-options."""
+    parser = command_line.make_parser('A tool.', 'tool')
+    command_line.add_cfg_options(parser)
+    return lambda *words: parser.parse_args(['--cfg-options', *words]
+                                            ).cfg_options
+
+
+def test_config_options(parse):
+    assert parse('a.b=1', 'c=[(1,2)]') == {'a.b': 1, 'c': [(1, 2)]}
+
+
+@pytest.mark.parametrize('words', [[''], ['a'], ['a=1', 'b'], ['a', '=', '1']])
+def test_config_options_without_a_value_are_refused(words, parse, capsys):
+    with pytest.raises(SystemExit) as error:
+        parse(*words)
+    assert error.value.code == 2
+    wrong = next(word for word in words if '=' not in word)
+    assert f'takes KEY=VALUE, without spaces around =; got {wrong!r}' in (
+        capsys.readouterr().err)
+
+
+@pytest.mark.parametrize('options', [{
+    'a.b.c': 1
+}, {
+    'c.9': 1
+}, {
+    'c.x.y': 1
+}])
+def test_options_that_do_not_fit_are_refused(options, tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text('a = dict(b=1)\nc = [1, 2]')
+    with pytest.raises(UsageError, match='do not fit .*config.py'):
+        command_line.read_config(str(config), options)
+
+
+def test_files_of_another_kind_are_no_configs(tmp_path):
+    path = tmp_path / 'config.txt'
+    path.touch()
+    with pytest.raises(UsageError, match='.py, .json or .yaml file; got'):
+        command_line.read_config(str(path), {})

@@ -1,0 +1,170 @@
+"""Checkpoints are whole or absent."""
+import errno
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.fileio import get_file_backend
+
+from biformer_mm.engine import saving
+from biformer_mm.engine.saving import (WholeCheckpointHook, WholeFileBackend,
+                                       find_whole_checkpoint, is_whole,
+                                       remove_unfinished)
+from biformer_mm.errors import UsageError
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Every write ends in the middle."""
+
+    def fsync(descriptor):
+        os.ftruncate(descriptor, 10)
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(saving.os, 'fsync', fsync)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def save(path):
+    torch.save(dict(state_dict=dict(a=torch.rand(9))), path)
+    return path
+
+
+def test_files_appear_whole(tmp_path):
+    backend = get_file_backend(backend_args=dict(backend=saving._BACKEND))
+    backend.put(b'content', tmp_path / 'new' / 'file')
+    assert (tmp_path / 'new' / 'file').read_bytes() == b'content'
+    assert names(tmp_path / 'new') == ['file']
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, full_disk):
+    path = tmp_path / 'file'
+    path.write_bytes(b'before')
+    with pytest.raises(OSError, match='No space left'):
+        WholeFileBackend().put(b'after', path)
+    assert path.read_bytes() == b'before' and names(tmp_path) == ['file']
+
+
+def test_what_is_outdated_goes_when_the_next_is_there(tmp_path, monkeypatch):
+    old, new = tmp_path / 'old', tmp_path / 'new'
+    old.write_bytes(b'old')
+    WholeFileBackend().remove(old)
+    assert old.exists()
+    WholeFileBackend().put(b'new', new)
+    assert names(tmp_path) == ['new']
+    # Overwriting a file that is outdated keeps it.
+    WholeFileBackend().remove(new)
+    WholeFileBackend().put(b'newer', new)
+    assert new.read_bytes() == b'newer'
+
+
+def test_a_failed_write_removes_nothing(tmp_path, full_disk, monkeypatch):
+    monkeypatch.setattr(WholeFileBackend, '_outdated', [])
+    old = tmp_path / 'old'
+    old.write_bytes(b'old')
+    WholeFileBackend().remove(old)
+    with pytest.raises(OSError):
+        WholeFileBackend().put(b'new', tmp_path / 'new')
+    assert names(tmp_path) == ['old']
+
+
+def test_the_last_whole_checkpoint_is_found(tmp_path):
+    assert find_whole_checkpoint(str(tmp_path / 'nowhere')) is None
+    assert find_whole_checkpoint(str(tmp_path)) is None
+    for epoch in (2, 9, 10):
+        save(tmp_path / f'epoch_{epoch}.pth')
+    last = tmp_path / 'last_checkpoint'
+    last.write_text(str(tmp_path / 'epoch_9.pth'))
+    found = [find_whole_checkpoint(str(tmp_path))]
+    last.write_text('')  # killed while it was written
+    found.append(find_whole_checkpoint(str(tmp_path)))
+    broken = tmp_path / 'epoch_10.pth'
+    broken.write_bytes(broken.read_bytes()[:-20])
+    last.write_text(str(broken))
+    found.append(find_whole_checkpoint(str(tmp_path)))
+    assert found == [
+        str(tmp_path / f'epoch_{epoch}.pth') for epoch in (9, 10, 9)
+    ]
+
+
+def test_every_truncation_is_seen(tmp_path):
+    path = save(tmp_path / 'epoch_1.pth')
+    content = path.read_bytes()
+    assert is_whole(str(path))
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        assert not is_whole(str(path)), length
+
+
+def test_what_killed_runs_left_is_removed(tmp_path):
+    kept = ['epoch_1.pth', 'epoch_2.pth.tmp', 'notes.1.tmp']
+    for name in (*kept, 'epoch_2.pth.4711.tmp'):
+        (tmp_path / name).touch()
+    remove_unfinished(str(tmp_path))
+    assert names(tmp_path) == kept
+
+
+class Runner:
+    """As much of one as the hook asks for."""
+
+    def __init__(self, work_dir):
+        self.work_dir = str(work_dir)
+        self.errors = []
+        self.logger = SimpleNamespace(
+            info=lambda text: None, error=self.errors.append)
+        self.message_hub = SimpleNamespace(
+            runtime_info={}, update_info=lambda *args: None)
+
+    def save_checkpoint(self, out_dir, filename, *args, backend_args, **kwargs):
+        backend = get_file_backend(out_dir, backend_args=backend_args)
+        backend.put(save_to_bytes(), f'{out_dir}/{filename}')
+
+
+def save_to_bytes():
+    import io
+    file = io.BytesIO()
+    torch.save(dict(a=torch.rand(3)), file)
+    return file.getvalue()
+
+
+def run(hook, runner, steps):
+    hook.before_train(runner)
+    for step in steps:
+        hook._save_checkpoint_with_step(runner, step, {})
+
+
+def test_old_checkpoints_are_removed_after_the_new_one_is_there(tmp_path):
+    run(WholeCheckpointHook(max_keep_ckpts=2), Runner(tmp_path), range(5))
+    assert names(tmp_path) == ['epoch_3.pth', 'epoch_4.pth', 'last_checkpoint']
+
+
+def test_a_full_disk_keeps_what_there_is_and_stops(tmp_path, full_disk,
+                                                   monkeypatch):
+    runner, hook = Runner(tmp_path), WholeCheckpointHook(max_keep_ckpts=1)
+    with monkeypatch.context() as context:
+        context.setattr(saving.os, 'fsync', lambda descriptor: None)
+        run(hook, runner, [1])
+    with pytest.raises(UsageError) as error:
+        hook._save_checkpoint_with_step(runner, 2, {})
+    assert str(error.value) == (
+        f'the checkpoint of step 2 cannot be written to {tmp_path} (No space '
+        f'left on device); the last whole one is {tmp_path}/epoch_1.pth; free '
+        'space and go on with --resume')
+    assert names(tmp_path) == ['epoch_1.pth', 'last_checkpoint']
+    assert find_whole_checkpoint(str(tmp_path)).endswith('epoch_1.pth')
+
+
+def test_a_full_disk_is_passed_over_if_so_told(tmp_path, full_disk):
+    runner = Runner(tmp_path)
+    run(WholeCheckpointHook(on_failure='go_on'), runner, [1, 2])
+    assert len(runner.errors) == 2 and 'is none' in runner.errors[0]
+    assert names(tmp_path) == []
+
+
+def test_other_choices_are_refused():
+    with pytest.raises(ValueError, match="'stop' or 'go_on'; got 'panic'"):
+        WholeCheckpointHook(on_failure='panic')
