@@ -7,7 +7,7 @@ import os
 import os.path as osp
 import re
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
 from typing import BinaryIO, Dict, Iterator, Optional, Tuple
 from urllib.error import HTTPError, URLError
@@ -70,6 +70,9 @@ def download(url: str, folder: str) -> str:
 
 def _parse(url: str) -> Tuple[str, str, str]:
     """Address without its fragment, name, and first digits of the sha256."""
+    if not url.isprintable():
+        raise CheckpointError('a URL has no control characters; got '
+                              f'{url!r}: mend it')
     try:
         address, fragment = urldefrag(url)
         name = osp.basename(urlparse(address).path)
@@ -263,5 +266,5 @@ def _sha256(path: str) -> str:
 
 
 def _remove(path: str) -> None:
-    if osp.exists(path):
+    with suppress(FileNotFoundError):  # another process may be first
         os.remove(path)

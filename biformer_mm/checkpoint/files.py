@@ -1,8 +1,9 @@
 """Where checkpoints come from: a path, the web, MMEngine's other storage."""
+import os
 import os.path as osp
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
-from typing import Iterator
+from typing import Iterator, Union
 
 import torch
 
@@ -16,9 +17,10 @@ if find_spec('mmengine'):  # without it, nothing here is called
 
 
 @contextmanager
-def local_path(checkpoint: str) -> Iterator[str]:
+def local_path(checkpoint: Union[str, 'os.PathLike[str]']) -> Iterator[str]:
     """The file itself, or a copy of what a URL names: of the web in torch's
     cache, of MMEngine's other storage for as long as the context."""
+    checkpoint = os.fspath(checkpoint)
     if checkpoint.startswith(('http://', 'https://')):
         yield _download(checkpoint)
     elif '://' in checkpoint:

@@ -4,6 +4,7 @@ Runners, hooks and models of OpenMMLab load by it whatever a config names.
 """
 import difflib
 import os.path as osp
+import re
 from typing import Any, Dict
 
 from mmengine.config import Config
@@ -63,15 +64,46 @@ def _load(filename: str, map_location: Any, trust: bool) -> Dict[str, Any]:
         content = read_checkpoint(path, trust, map_location)
     if not trust:
         content = restore_statistics(content, filename)
-        # MMEngine runs this text as a config when it resumes. What it writes
-        # itself is called 'cfg', and not run.
-        meta = content.get('meta')
-        if isinstance(meta, dict):
-            meta.pop('config', None)
+        _disarm(content, osp.dirname(filename))
     if filename.startswith('mmcls://'):
         weights, _ = split_weights(content, filename)
         content = dict(state_dict=split_backbone(weights)[0])
     return content
+
+
+def _disarm(content: Dict[str, Any], folder: str) -> None:
+    """Take out what MMEngine would run, or remove files by, when it resumes.
+
+    Args:
+        content: What a checkpoint holds; it is changed.
+        folder: Where the checkpoint is, and so the best one of its training.
+    """
+    # The text in 'config' is run. What MMEngine writes itself is called 'cfg'.
+    meta = content.get('meta')
+    if isinstance(meta, dict):
+        meta.pop('config', None)
+    # Its CheckpointHook removes what these name once there are better or
+    # enough others.
+    hub = content.get('message_hub')
+    info = hub.get('runtime_info') if isinstance(hub, dict) else None
+    for name in list(info) if isinstance(info, dict) else ():
+        if str(name).startswith('best_ckpt') and not _is_best_in(
+                folder, info[name]):
+            info[name] = None
+        elif name == 'keep_ckpt_ids' and not _are_integers(info[name]):
+            info[name] = []
+
+
+def _is_best_in(folder: str, path: Any) -> bool:
+    """Whether a path is one that MMEngine saves a best checkpoint to."""
+    return isinstance(path, str) and re.fullmatch(
+        r'best_.+\.pth', osp.basename(path)) is not None and osp.realpath(
+            osp.dirname(path)) == osp.realpath(folder)
+
+
+def _are_integers(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(value, int) for value in values)
 
 
 def _resolve(name: str) -> str:

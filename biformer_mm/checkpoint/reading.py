@@ -5,9 +5,10 @@ Needs torch alone.
 import os
 import re
 import tarfile
+import threading
 import zipfile
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Mapping, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ _ZIP = b'PK\x03\x04'
 _LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 _FORBIDDEN = re.compile(r'(?:GLOBAL|Unsupported class) ([\w.]+)')  # by torch
 _MODELS = ('state_dict', 'model')
+_LOCK = threading.RLock()  # for the names that torch takes, of the process
 _AGAIN = 'compare its size or sha256 with the original and get it again'
 _OPT_IN = ('get a file of weights alone or, if you trust who made it, set '
            'trust=True in init_cfg or --trust of the tools')
@@ -73,6 +75,8 @@ def read_checkpoint(path: str,
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f'{path} holds no weights but a '
                               f'{type(loaded).__name__}; give a checkpoint')
+    if not trust:
+        _remove_attributes(loaded)
     return loaded
 
 
@@ -114,7 +118,8 @@ def split_weights(checkpoint: Mapping[str, Any],
     if not tensors:
         raise CheckpointError(
             f'{source} holds no weights: they must be tensors by name, bare '
-            f'or as one of {_MODELS}; its keys are {list(checkpoint)[:10]}')
+            f'or as one of {_MODELS}; its keys are {list(checkpoint)[:10]}: '
+            'give a checkpoint')
     return tensors, rest
 
 
@@ -124,6 +129,9 @@ def _check_kind(path: str) -> None:
     Torch before 2.6 loads TorchScript and unpacks tar files even when asked
     for weights only.
     """
+    if os.path.isdir(path):
+        raise CheckpointError(f'{path} is a folder, not a checkpoint; give '
+                              'the path of a file')
     if not os.path.isfile(path):
         raise CheckpointError(f'there is no checkpoint {path}; give the path '
                               'of a file that exists')
@@ -141,16 +149,7 @@ def _check_kind(path: str) -> None:
             'saved from is dead or wants a login; delete it and get the '
             'checkpoint elsewhere')
     if head.startswith(_ZIP):
-        if not zipfile.is_zipfile(path):
-            raise CheckpointError(f'{path} is truncated: its end is missing; '
-                                  f'{_AGAIN}')
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = {n.rpartition('/')[2] for n in archive.namelist()}
-        except zipfile.BadZipFile as error:
-            raise CheckpointError(f'{path} is truncated or damaged ({error}); '
-                                  f'{_AGAIN}') from error
-        is_checkpoint = 'data.pkl' in names and 'constants.pkl' not in names
+        is_checkpoint = _is_saved_zip(path)
     else:
         # A truncated file may be shorter than the magic number, and a tar
         # file may start with it.
@@ -159,7 +158,62 @@ def _check_kind(path: str) -> None:
     if not is_checkpoint:
         raise CheckpointError(
             f'{path} is no checkpoint: it must be a file written by '
-            'torch.save (TorchScript, safetensors and plain pickles are not)')
+            'torch.save (TorchScript, safetensors and plain pickles are not); '
+            'give one, or save its weights so')
+
+
+def _is_saved_zip(path: str) -> bool:
+    """Whether a zip file is torch.save's, not TorchScript.
+
+    It may have one directory where zipfile looks and another where torch
+    does, so both must say so.
+
+    Raises:
+        CheckpointError: It is truncated or damaged.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(f'{path} is truncated: its end is missing; '
+                                  f'{_AGAIN}')
+        with zipfile.ZipFile(path) as archive:
+            is_saved = _is_saved(archive.namelist())
+        if is_saved:
+            with open(path, 'rb') as file:
+                is_saved = _is_saved(
+                    torch._C.PyTorchFileReader(file).get_all_records())
+        return is_saved
+    except CheckpointError:
+        raise
+    except Exception as error:  # of many kinds, by what is damaged
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f'{path} is truncated or damaged ({reason}); '
+                              f'{_AGAIN}') from error
+
+
+def _is_saved(names: List[str]) -> bool:
+    names = {name.rpartition('/')[2] for name in names}
+    return 'data.pkl' in names and 'constants.pkl' not in names
+
+
+def _remove_attributes(loaded: Any) -> None:
+    """Remove what a pickle has set on dicts beside their items.
+
+    An attribute hides the method of its name: with a class for ``pop``,
+    nothing could be removed. State dicts keep their ``_metadata``.
+    """
+    pending, seen = [loaded], set()
+    while pending:
+        value = pending.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            attributes = getattr(value, '__dict__', {})
+            for name in attributes.keys() - {'_metadata'}:
+                del attributes[name]
+            pending += (*attributes.values(), *value.values())
+        elif isinstance(value, (list, tuple)):
+            pending += value
 
 
 def _explain(path: str, error: Exception, trust: bool) -> CheckpointError:
@@ -190,18 +244,20 @@ def _explain(path: str, error: Exception, trust: bool) -> CheckpointError:
 
 @contextmanager
 def _placeholders() -> Iterator[None]:
-    """Let weights_only take the names beside weights, as placeholders."""
+    """Let weights_only take the names beside weights, as placeholders; in one
+    thread at a time."""
     if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4
         yield
         return
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(_PLACEHOLDERS)
-    try:
-        yield
-    finally:
+    with _LOCK:
+        before = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
+        torch.serialization.add_safe_globals(_PLACEHOLDERS)
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(before)
 
 
 class Placeholder:

@@ -252,6 +252,8 @@ def test_what_the_server_says(status, site, tmp_path):
     ('http://127.0.0.1:port/a.pth', 'port'),
     ('http://127.0.0.1:{}/', 'names no file'),
     ('http://127.0.0.1:{}/..', 'names no file'),
+    ('http://127.0.0.1:{}/a\n.pth', r"control characters; .*a\\n\.pth'"),
+    ('http://127.0.0.1:{}/a\0.pth', r"control characters; .*a\\x00"),
 ])
 def test_where_no_server_is(url, reason, tmp_path):
     with pytest.raises(CheckpointError, match=reason) as error:
@@ -318,6 +320,20 @@ def test_threads_at_once_do_no_harm(site, tmp_path, monkeypatch):
         for thread in threads:
             thread.join()
         assert content(folder) == {'a.pth': DATA}
+
+
+def test_what_another_process_removes_first_is_no_failure(
+        site, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, 'fcntl', None)
+    remove = os.remove
+
+    def twice(path):
+        remove(path)
+        remove(path)  # as if another had come in between
+
+    monkeypatch.setattr(os, 'remove', twice)
+    download(site.url, str(tmp_path))
+    assert content(tmp_path) == {'a.pth': DATA}
 
 
 def test_without_locks_nothing_is_left_over(site, tmp_path, monkeypatch):

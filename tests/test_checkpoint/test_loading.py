@@ -3,6 +3,7 @@ import logging
 import threading
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,6 +79,13 @@ def test_takes_a_backbone(ours, tmp_path, log):
     example = 'renamed, as downsample_layers.0.0.weight -> stem.0.weight;'
     assert (example in line) != ours
     assert line.endswith('left over: none; kept as initialised: none')
+
+
+def test_takes_a_path_object(tmp_path, log):
+    state, arch = released()
+    model = build(arch)
+    load_pretrained(model, Path(save(state, tmp_path)))
+    assert_has_released(model)
 
 
 @pytest.mark.parametrize('parts, left_over', [

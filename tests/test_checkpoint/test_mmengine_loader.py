@@ -1,5 +1,8 @@
 """MMEngine's loader of checkpoints, once tools have replaced it."""
+import argparse
+import codecs
 import os
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -193,18 +196,61 @@ def test_what_hooks_keep_is_resumed(tmp_path):
     assert hub.get_info('best_score') < 0.5
 
 
-def test_no_config_in_a_checkpoint_is_run(tmp_path):
-    """MMEngine's runner would, when it resumes."""
-    train(tmp_path / 'one', 1)
-    path, proof = tmp_path / 'one' / 'epoch_1.pth', tmp_path / 'proof'
-    content = torch.load(path, weights_only=False)
-    content['meta']['config'] = f'open({str(proof)!r}, "w").close()'
+@pytest.mark.parametrize('hide', [None, 'pop', 'get'])
+def test_no_config_in_a_checkpoint_is_run(hide, tmp_path):
+    """MMEngine's runner would, when it resumes. Nor is it kept by attributes
+    that hide the methods of dicts."""
+    if hide and not HAS_SAFE_GLOBALS:
+        pytest.skip('torch before 2.4 refuses what hides them here')
+    train(tmp_path / f'one_{hide}', 1)
+    path, proof = tmp_path / f'one_{hide}' / 'epoch_1.pth', tmp_path / 'proof'
+    content = OrderedDict(torch.load(path, weights_only=False))
+    content['meta'] = OrderedDict(
+        content['meta'], config=f'open({str(proof)!r}, "w").close()')
+    if hide == 'pop':
+        vars(content['meta'])['pop'] = argparse.Namespace
+    elif hide:
+        vars(content)['get'] = codecs.encode
     if not HAS_SAFE_GLOBALS:  # which reads no statistics as data
         content['message_hub'].update(log_scalars={}, runtime_info={})
     torch.save(content, path)
     read_as_data(Config())
-    again = train(tmp_path / 'two', load_from=str(path), resume=True)
+    again = train(tmp_path / f'two_{hide}', load_from=str(path), resume=True)
     assert again.iter == 8 and not proof.exists()
+
+
+@pytest.mark.parametrize('best, is_kept', [
+    ('{here}/best_acc_epoch_3.pth', True),
+    ('{here}/../{name}/best_acc_epoch_3.pth', True),
+    ('{here}/thesis.pth', False),
+    ('{here}/best_acc_epoch_3.pth/../../thesis.pth', False),
+    ('{here}/..', False),
+    ('{here}/elsewhere/best_acc_epoch_3.pth', False),
+    ('/home', False),
+    (7, False),
+])
+def test_a_checkpoint_names_nothing_else_to_remove(best, is_kept, tmp_path,
+                                                   monkeypatch):
+    """MMEngine's CheckpointHook removes the last best one, file or folder,
+    and those of too many steps, as the checkpoint it resumes from says."""
+    monkeypatch.chdir(tmp_path)
+    if isinstance(best, str):
+        best = best.format(here=tmp_path, name=tmp_path.name)
+    info = dict(best_ckpt=best, best_ckpt_acc=best, best_score=1., iter=3)
+    names = (dict(keep_ckpt_ids=[1, 2]), dict(keep_ckpt_ids=['../../a', 2]),
+             dict(keep_ckpt_ids='ab'))
+    read_as_data(Config())
+    for number, ids in enumerate(names):
+        hub = dict(
+            runtime_info=dict(info, **ids), log_scalars={}, resumed_keys={})
+        torch.save(
+            dict(state_dict=Toy().state_dict(), message_hub=hub), 'a.pth')
+        found = load_checkpoint(Toy(), 'a.pth')['message_hub']['runtime_info']
+        assert found == dict(
+            info,
+            best_ckpt=best if is_kept else None,
+            best_ckpt_acc=best if is_kept else None,
+            keep_ckpt_ids=[1, 2] if number == 0 else [])
 
 
 def test_trust_reaches_the_backbones():

@@ -3,7 +3,10 @@ import argparse
 import io
 import os
 import pickle
+import struct
 import tarfile
+import threading
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -194,6 +197,19 @@ def scripted():
     return file.getvalue()
 
 
+def two_directories():
+    """TorchScript to torch, which goes by the offset at the end; to zipfile,
+    which takes the directory before the end, a checkpoint."""
+    content = scripted()
+    start = content.index(b'PK\x01\x02')
+    directory = content[start:content.index(b'PK\x06\x06')]
+    count = directory.count(b'PK\x01\x02')
+    end = struct.pack('<4s4H2IH', b'PK\x05\x06', 0, 0, count, count,
+                      len(directory), start, 0)
+    other = directory.replace(b'constants.pkl', b'constants.txt')
+    return content[:start] + directory + other + end
+
+
 WEIGHTS = dict(w=torch.arange(9999.))
 ZIP = saved(WEIGHTS)
 LEGACY = saved(WEIGHTS, _use_new_zipfile_serialization=False)
@@ -205,13 +221,21 @@ LEGACY = saved(WEIGHTS, _use_new_zipfile_serialization=False)
      'is a web page, not a checkpoint: .* dead or wants a login'),
     (b'not a checkpoint', 'is no checkpoint: it must be a file written by'),
     (pickle.dumps(dict(w=1)), 'is no checkpoint'),
-    (scripted(), r'is no checkpoint: .*\(TorchScript, .* are not\)$'),
+    (scripted(), r'is no checkpoint: .*\(TorchScript, .* are not\); give one'),
+    (two_directories(), 'is no checkpoint'),
     (archive('pickle'), 'is no checkpoint'),
     (archive(LEGACY[:15].decode('latin-1')), 'is no checkpoint'),
     (ZIP[:3000], 'is truncated: its end is missing; compare'),
     (ZIP[:-1], 'is truncated'),
     (ZIP.replace(b'PK\x01\x02', b'PK\x00\x00'),
      r'is truncated or damaged \(Bad magic number .*\); compare'),
+    (ZIP.replace(b'data.pkl', b'data\xff\xff\xff\xff'),
+     r'is truncated or damaged \(.+\); compare'),
+    # A disk of several, and a version that no zip file has.
+    (ZIP.replace(b'PK\x06\x07' + bytes(4), b'PK\x06\x07\2' + bytes(3)),
+     r'is truncated or damaged \(.+\); compare'),
+    (ZIP.replace(b'PK\x01\x02' + bytes(4), b'PK\x01\x02' + 4 * b'\xff'),
+     r'is truncated or damaged \(.+\); compare'),
     *((LEGACY[:n], r'is truncated or damaged \(.+\); compare its size or sha')
       for n in (1, 15, 60, 200, len(LEGACY) // 2, len(LEGACY) - 1)),
     (saved([1, 2]), 'holds no weights but a list; give a checkpoint$'),
@@ -226,9 +250,49 @@ def test_every_bad_file_has_its_message(content, message, tmp_path):
         assert '\n' not in str(error.value)
 
 
-def test_a_missing_file_is_named():
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(CheckpointError, match='no checkpoint nowhere.pth;'):
         read_checkpoint('nowhere.pth')
+    with pytest.raises(
+            CheckpointError, match=f'^{tmp_path} is a folder, .*; give the'):
+        read_checkpoint(str(tmp_path))
+
+
+def test_no_attribute_hides_a_method(tmp_path):
+    """A pickle can set some, to a class that weights may name, too."""
+    path = str(tmp_path / 'a.pth')
+    state, inner = OrderedDict(w=torch.ones(1)), OrderedDict()
+    state._metadata = OrderedDict(version=2)
+    outer = OrderedDict(state_dict=state, more=[(inner, )])
+    for container in (state, state._metadata, inner, outer):
+        vars(container)['get'] = OrderedDict
+    torch.save(outer, path)
+    loaded = read_checkpoint(path)
+    found = loaded['state_dict']
+    for container in (loaded, found, found._metadata, loaded['more'][0][0]):
+        assert container.get('none') is None
+    assert found._metadata == dict(version=2)
+
+
+@pytest.mark.skipif(not HAS_SAFE_GLOBALS, reason='torch before 2.4')
+def test_threads_do_not_mix_what_they_allow(trained):
+    before = set(torch.serialization.get_safe_globals())
+    failures = []
+
+    def read():
+        try:
+            for _ in range(30):
+                read_checkpoint(trained)
+        except CheckpointError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_works_without_mmengine(tmp_path):
