@@ -15,9 +15,14 @@ from mmengine.runner import Runner
 from biformer_mm.engine import distributed
 from biformer_mm.errors import UsageError
 from .command_line import add_cfg_options, check_writable, read_config
+from .full_disk import watch_disk
 from .loaders import watch_loaders
 from .saving import find_whole_checkpoint, is_whole
 from .starting import Start
+
+_RESUMABLE = dict(
+    EpochBasedTrainLoop='ResumableEpochLoop',
+    IterBasedTrainLoop='ResumableIterLoop')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +46,7 @@ def load_config(args: argparse.Namespace) -> Config:
     distributed.read_launcher(args.launcher)
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    if args.work_dir:
+    if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
         cfg.work_dir = osp.join('work_dirs', Path(args.config).stem)
@@ -118,10 +123,13 @@ def survive_interruptions(cfg: Config) -> None:
     random numbers resumed, and weights kept from losses that are not finite.
 
     Args:
-        cfg: Config to change; MMEngine's CheckpointHook and
-            EpochBasedTrainLoop become ours.
+        cfg: Config to change; MMEngine's CheckpointHook and training loops
+            become ours.
     """
-    saving = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    cfg.default_hooks = cfg.get('default_hooks') or {}
+    if 'checkpoint' not in cfg.default_hooks:  # MMEngine would add it
+        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    saving = cfg.default_hooks.checkpoint or {}
     if saving.get('type') == 'CheckpointHook':
         saving.type = 'WholeCheckpointHook'
     hooks = cfg.get('custom_hooks') or []
@@ -133,10 +141,11 @@ def survive_interruptions(cfg: Config) -> None:
                        'PreemptionHook', 'HangHook') if name not in given)
     ]
     loop = cfg.get('train_cfg') or {}
-    if loop.get('type') == 'EpochBasedTrainLoop' or (
-            'type' not in loop and loop.get('by_epoch')):
-        loop.pop('by_epoch', None)
-        loop.type = 'ResumableEpochLoop'
+    if 'type' not in loop and 'by_epoch' in loop:
+        loop.type = ('EpochBasedTrainLoop'
+                     if loop.pop('by_epoch') else 'IterBasedTrainLoop')
+    if loop.get('type') in _RESUMABLE:
+        loop.type = _RESUMABLE[loop.type]
 
 
 def set_amp(cfg: Config, dtype: Optional[str]) -> None:
@@ -173,7 +182,7 @@ def set_auto_scale_lr(cfg: Config) -> None:
     Raises:
         UsageError: The config does not name the batch its rate is meant for.
     """
-    if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+    if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
         raise UsageError(
             '--auto-scale-lr needs the batch size that the rate is meant for; '
             'set auto_scale_lr.base_batch_size in the config')
@@ -183,8 +192,8 @@ def set_auto_scale_lr(cfg: Config) -> None:
 def build_runner(cfg: Config) -> Runner:
     """Build the runner; without a GPU, distributed runs use gloo.
 
-    Its data sets name the file when they fail, and signals to all processes
-    spare their workers.
+    Its data sets name the file when they fail, signals to all processes spare
+    their workers, and a full disk is told in one line.
 
     Raises:
         UsageError: The config is not one that can be run; what the runner
@@ -199,6 +208,7 @@ def build_runner(cfg: Config) -> Runner:
         else:
             runner = Runner.from_cfg(cfg)
     watch_loaders(runner)
+    watch_disk(runner)
     start.watch(runner)
     return runner
 

@@ -1,25 +1,26 @@
 """Ends a run that is asked to end, so that it can be gone on with."""
 import os
+import os.path as osp
 import signal
 import sys
 import threading
 from functools import partial
-from itertools import islice
 from multiprocessing import parent_process
-from typing import Any, Callable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Optional
 
 import torch
 from mmengine.dist import all_reduce, is_distributed
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.registry import HOOKS, LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
+
+from .loops import ResumableEpochLoop
 
 SIGNALS = [
     getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1')
     if hasattr(signal, name)  # Windows lacks one
 ]
-_SEEN = 'batches_seen'  # in a checkpoint's message hub
 PARENT_CHECK_SECONDS = 2.  # between a worker's looks whether it has a parent
 
 
@@ -69,10 +70,11 @@ class PreemptionHook(Hook):
                         lambda: True)()):
             return
         path = _save(runner, batch_idx)
-        self.after_train(runner)
+        for number in self._handlers:  # it ends: told again, it would fail
+            signal.signal(number, signal.SIG_IGN)
         cause = self._received.name if self._received else 'Another process'
         saved = (f'iteration {runner.iter + 1} is saved to {path}'
-                 if path else 'there is nothing to save in mid-epoch here')
+                 if path else 'nothing is saved since the last checkpoint')
         runner.logger.info(f'{cause} ends the run: {saved}; the same command '
                            'with --resume goes on.')
         sys.exit(0)
@@ -96,31 +98,9 @@ class PreemptionHook(Hook):
         return told
 
 
-@LOOPS.register_module()
-class ResumableEpochLoop(EpochBasedTrainLoop):
-    """MMEngine's EpochBasedTrainLoop, which also resumes within an epoch.
-
-    It leaves out the batches that were seen, without loading them, so that
-    each sample still comes once in an epoch. Of an epoch whose length has
-    changed, with the number of GPUs, it leaves out the same share.
-    """
-
-    def run_epoch(self) -> None:
-        """Iterate the epoch, or what is left of it."""
-        hub = self.runner.message_hub
-        seen, of = hub.runtime_info.get(_SEEN, (0, 1))
-        hub.update_info(_SEEN, (0, 1))
-        seen = seen * len(self.dataloader) // of
-        self.runner.call_hook('before_train_epoch')
-        self.runner.model.train()
-        for index, batch in enumerate(_without(self.dataloader, seen), seen):
-            self.run_iter(index, batch)
-        self.runner.call_hook('after_train_epoch')
-        self._epoch += 1
-
-
 def _save(runner: Runner, batch_idx: int) -> Optional[str]:
-    """Save the state after an iteration; return where, or None."""
+    """Save the state after an iteration; return where, or None if there is no
+    way to, or no room and the run goes on without."""
     loop = runner.train_loop
     hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     if not hooks:
@@ -128,14 +108,15 @@ def _save(runner: Runner, batch_idx: int) -> Optional[str]:
     meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
     if isinstance(loop, ResumableEpochLoop):
         step = f'{runner.epoch}_iter_{runner.iter + 1}'
-        runner.message_hub.update_info(_SEEN,
-                                       (batch_idx + 1, len(loop.dataloader)))
+        loop.note_seen(batch_idx)
     elif isinstance(loop, IterBasedTrainLoop):
         step = runner.iter + 1
     else:
         return None
-    hooks[0]._save_checkpoint_with_step(runner, step, meta)
-    return hooks[0].last_ckpt
+    hook = hooks[0]
+    hook._save_checkpoint_with_step(runner, step, meta)
+    saved = osp.basename(hook.last_ckpt or '')
+    return hook.last_ckpt if saved == hook.filename_tmpl.format(step) else None
 
 
 def protect_workers(loader: DataLoader) -> None:
@@ -164,36 +145,9 @@ def _await_parent() -> None:
     """End with the parent, too, if that was killed: PyTorch's worker would
     first wait until its last batches, which nobody reads, are in a pipe."""
     parent = parent_process().pid
-    while os.getppid() == parent:
+    starter = os.getppid()  # the same, or a server that forks for it
+    while os.getppid() == starter:
         received = signal.sigtimedwait(SIGNALS, PARENT_CHECK_SECONDS)
         if received and received.si_pid == parent:
             break
     os._exit(0)
-
-
-class _LaterBatches:
-    """A batch sampler whose first batches are left out."""
-
-    def __init__(self, batches: Sequence[List[int]], seen: int) -> None:
-        self.batches, self.seen = batches, seen
-
-    def __iter__(self) -> Iterator[List[int]]:
-        return islice(self.batches, self.seen, None)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def _without(loader: DataLoader, seen: int) -> Iterator[Any]:
-    """Iterate a loader's batches, without loading the first."""
-    if not seen:
-        return iter(loader)
-    batches = loader.batch_sampler
-    later = _LaterBatches(batches, seen)
-    # Past DataLoader's __setattr__, which takes no other sampler.
-    vars(loader)['batch_sampler'] = later
-    try:
-        return iter(loader)
-    finally:
-        vars(loader)['batch_sampler'] = batches
-        later.seen = 0  # persistent workers' iterator keeps this sampler

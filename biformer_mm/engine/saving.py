@@ -3,8 +3,10 @@ import os
 import os.path as osp
 import re
 import zipfile
+from contextlib import contextmanager
+from copy import copy
 from inspect import signature
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
@@ -22,16 +24,21 @@ _MEANING = dict(
     filename_tmpl='text',
     backend_args='a dict of a backend',
     file_client_args='a dict of a client')
-_NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
+# Attributes in which MMEngine's hook notes what checkpoints there are.
+_NOTES = ('last_ckpt', 'keep_ckpt_ids', 'best_ckpt_path',
+          'best_ckpt_path_dict')
+_outdated: List[str] = []  # files to remove when the next is there
+_NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)(?:_iter_(\d+))?\.pth')
 
 
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
     """MMEngine's CheckpointHook, for runs that are killed and disks that fill.
 
-    A checkpoint gets its name when it is written as a whole, and only then is
-    the one that it replaces removed; MMEngine's writes under the final name
-    and removes first. tools/train.py uses it wherever a config has MMEngine's.
+    A checkpoint gets its name when it is written as a whole, and when
+    ``last_checkpoint`` names it, the one that it replaces is removed;
+    MMEngine's writes under the final name and removes first. tools/train.py
+    uses it in MMEngine's place.
 
     Args:
         on_failure: What to do when a checkpoint cannot be written: 'stop' the
@@ -69,17 +76,48 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int,
                                    meta: Dict) -> None:
-        try:
+        with self._saving(runner, f'the checkpoint of step {step}'):
             super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Dict) -> None:
+        with self._saving(runner, 'the best checkpoint'):
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _saving(self, runner: Runner, what: str) -> Iterator[None]:
+        """Remove what was replaced inside or, if that failed, forget it.
+
+        MMEngine notes what it saves, and how good that is, before it writes.
+
+        Raises:
+            UsageError: Nothing can be written, and the run is to stop then.
+        """
+        hub = runner.message_hub.runtime_info
+        told, outdated = dict(hub), _outdated[:]
+        notes = {
+            name: copy(value)
+            for name, value in vars(self).items() if name in _NOTES
+        }
+        try:
+            yield
         except OSError as error:
+            vars(self).update(notes)
+            hub.clear()
+            hub.update(told)
+            _outdated[:] = outdated
             kept = find_whole_checkpoint(runner.work_dir)
-            message = (f'the checkpoint of step {step} cannot be written to '
-                       f'{self.out_dir} ({error.strerror or error}); the last '
-                       f'whole one is {kept or "none"}')
+            message = (f'{what} cannot be written to {self.out_dir} '
+                       f'({error.strerror or error}); the last whole one is '
+                       f'{kept or "none"}')
             if self.on_failure == 'stop':
                 raise UsageError(f'{message}; free space and go on with '
                                  '--resume') from error
             runner.logger.error(message)
+        else:
+            while _outdated:
+                path = _outdated.pop()
+                if osp.exists(path):
+                    os.remove(path)
 
 
 def _checked(given: Dict[str, Any]) -> Dict[str, Any]:
@@ -125,12 +163,10 @@ def _checked(given: Dict[str, Any]) -> Dict[str, Any]:
 
 @register_backend(_BACKEND)
 class WholeFileBackend(LocalBackend):
-    """Local files that appear whole; one is removed when the next is there."""
-
-    _outdated: List[str] = []  # of all instances: MMEngine makes many
+    """Local files that appear whole; what is to be removed is only noted."""
 
     def put(self, obj: bytes, filepath: str) -> None:
-        """Write a file, wholly or not at all, then remove the outdated.
+        """Write a file, wholly or not at all.
 
         Raises:
             OSError: It cannot be written; what was there still is.
@@ -140,14 +176,12 @@ class WholeFileBackend(LocalBackend):
             file.write(obj)
             file.flush()
             os.fsync(file.fileno())
-        while self._outdated:
-            path = self._outdated.pop()
-            if path != str(filepath) and osp.exists(path):
-                os.remove(path)
+        if str(filepath) in _outdated:
+            _outdated.remove(str(filepath))
 
     def remove(self, filepath: str) -> None:
-        """Remove a file as soon as the next is written."""
-        self._outdated.append(str(filepath))
+        """Have a file removed as soon as the next is saved."""
+        _outdated.append(str(filepath))
 
 
 def find_whole_checkpoint(work_dir: str) -> Optional[str]:
@@ -160,10 +194,10 @@ def find_whole_checkpoint(work_dir: str) -> Optional[str]:
         Path of what ``last_checkpoint`` names or, if that is not whole, of the
         highest epoch or iteration that is; None if there is none.
     """
-    candidates = sorted((int(match[1]), osp.join(work_dir, match[0]))
-                        for match in map(_NUMBERED.fullmatch,
-                                         _listdir(work_dir)) if match)
-    paths = [path for _, path in candidates]
+    candidates = sorted(
+        (int(match[1]), int(match[2] or 0), osp.join(work_dir, match[0]))
+        for match in map(_NUMBERED.fullmatch, _listdir(work_dir)) if match)
+    paths = [path for *_, path in candidates]
     named = osp.join(work_dir, 'last_checkpoint')
     if osp.isfile(named):
         with open(named, encoding='utf-8') as file:
@@ -176,7 +210,10 @@ def is_whole(path: str) -> bool:
 
     torch.save writes a ZIP file, whose directory comes last.
     """
-    return osp.isdir(path) or osp.isfile(path) and zipfile.is_zipfile(path)
+    try:
+        return osp.isdir(path) or osp.isfile(path) and zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # its end says that there are other parts
+        return False
 
 
 def remove_unfinished(folder: str) -> None:

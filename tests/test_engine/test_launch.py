@@ -97,18 +97,26 @@ def test_runs_survive_interruptions():
         dict(type='PreemptionHook'),
         dict(type='HangHook')
     ]
-    other = Config(
-        dict(default_hooks=dict(checkpoint=dict(type='MyCheckpointHook'))))
-    launch.survive_interruptions(other)
-    assert other.default_hooks.checkpoint.type == 'MyCheckpointHook'
+    # None is for no checkpoints; without a word MMEngine saves each epoch.
+    for given, expected in [
+        (dict(checkpoint=dict(type='Mine')), dict(type='Mine')),
+        (dict(checkpoint=None), None),
+        (dict(), dict(type='WholeCheckpointHook', interval=1)),
+        (None, dict(type='WholeCheckpointHook', interval=1)),
+    ]:
+        cfg = Config(dict(default_hooks=given))
+        launch.survive_interruptions(cfg)
+        assert cfg.default_hooks.checkpoint == expected
 
 
-def test_epochs_are_resumed_in_the_middle():
-    ours = dict(type='ResumableEpochLoop', max_epochs=3)
+def test_loops_become_resumable():
+    epochs = dict(type='ResumableEpochLoop', max_epochs=3)
+    iterations = dict(type='ResumableIterLoop', max_iters=3)
     for loop, expected in [
-        (dict(type='EpochBasedTrainLoop', max_epochs=3), ours),
-        (dict(by_epoch=True, max_epochs=3), ours),
-        (dict(by_epoch=False, max_iters=3), dict(by_epoch=False, max_iters=3)),
+        (dict(type='EpochBasedTrainLoop', max_epochs=3), epochs),
+        (dict(by_epoch=True, max_epochs=3), epochs),
+        (dict(type='IterBasedTrainLoop', max_iters=3), iterations),
+        (dict(by_epoch=False, max_iters=3), iterations),
         (dict(type='MyLoop', by_epoch=True), dict(type='MyLoop',
                                                   by_epoch=True)),
     ]:
@@ -165,8 +173,10 @@ def test_auto_scale_lr():
     cfg = Config(dict(auto_scale_lr=dict(enable=False, base_batch_size=16)))
     launch.set_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr.enable
-    with pytest.raises(UsageError, match='set auto_scale_lr.base_batch_size'):
-        launch.set_auto_scale_lr(Config(dict()))
+    for other in (dict(), dict(auto_scale_lr=None)):
+        with pytest.raises(
+                UsageError, match='set auto_scale_lr.base_batch_size'):
+            launch.set_auto_scale_lr(Config(other))
 
 
 @pytest.mark.parametrize('batch, world_size, steps, enable, options, warns', [

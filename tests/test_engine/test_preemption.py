@@ -1,9 +1,11 @@
 """Runs end when told to, and go on in the middle of an epoch."""
+import errno
 import os
 import signal
 import subprocess
 import uuid
 from collections import Counter
+from multiprocessing import get_all_start_methods
 
 import pytest
 import torch
@@ -15,10 +17,18 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from biformer_mm.engine import preemption
-from biformer_mm.engine.preemption import (PreemptionHook, ResumableEpochLoop,
-                                           protect_workers)
+from biformer_mm.engine.preemption import PreemptionHook, protect_workers
 
 BATCHES, SIZE = 6, 2
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Those of the tests' process, put back in the end."""
+    own = {number: signal.getsignal(number) for number in preemption.SIGNALS}
+    yield own
+    for number, handler in own.items():
+        signal.signal(number, handler)
 
 
 class Numbers(Dataset):
@@ -141,17 +151,19 @@ def test_with_other_batches_the_same_share_of_the_epoch_is_left(tmp_path):
 def test_iterations_go_on(tmp_path):
     kwargs = dict(
         sampler=InfiniteSampler,
-        loop=dict(type='IterBasedTrainLoop', max_iters=10),
+        loop=dict(type='ResumableIterLoop', max_iters=10),
         param_scheduler=[dict(type='LinearLR', by_epoch=False, end=9)],
         default_hooks=dict(
             checkpoint=dict(
                 type='WholeCheckpointHook', by_epoch=False, interval=5)))
-    first, second = Watch(signal.SIGUSR1, 3), Watch()
+    whole, first, second = Watch(), Watch(signal.SIGUSR1, 3), Watch()
+    build(tmp_path / 'whole', whole, **kwargs).train()
     end(build(tmp_path, first, **kwargs))
     assert last_checkpoint(tmp_path)[0] == 'iter_3.pth'
     runner = build(tmp_path, second, resume=True, **kwargs)
     runner.train()
-    assert runner.iter == 10 and len(first.rates + second.rates) == 10
+    assert first.seen + second.seen == whole.seen
+    assert first.rates + second.rates == whole.rates
     assert last_checkpoint(tmp_path)[0] == 'iter_10.pth'
 
 
@@ -178,14 +190,41 @@ def test_what_cannot_be_resumed_is_not_saved(kwargs, tmp_path):
     assert sorted(x.name for x in tmp_path.glob('*.pth')) == whole
 
 
-@pytest.mark.parametrize('at', [None, 2])
-def test_the_handlers_are_put_back(at, tmp_path):
-    own = [signal.getsignal(number) for number in preemption.SIGNALS]
-    watch = Watch(signal.SIGTERM, at)
-    runner = build(tmp_path, watch)
-    runner.train() if at is None else end(runner)
-    assert [signal.getsignal(x) for x in preemption.SIGNALS] == own
-    assert watch.handler not in own
+def test_the_handlers_are_put_back(handlers, tmp_path):
+    watch = Watch()
+    build(tmp_path, watch).train()
+    assert {x: signal.getsignal(x) for x in preemption.SIGNALS} == handlers
+    assert watch.handler not in handlers.values()
+
+
+def test_a_run_that_ends_is_not_killed_by_another_signal(tmp_path):
+    end(build(tmp_path, Watch(signal.SIGTERM, 2)))
+    for number in preemption.SIGNALS:
+        os.kill(os.getpid(), number)
+
+
+def test_what_had_no_room_is_not_said_to_be_saved(tmp_path, monkeypatch):
+    runner = build(
+        tmp_path,
+        Watch(signal.SIGTERM, BATCHES + 2),
+        default_hooks=dict(
+            checkpoint=dict(
+                type='WholeCheckpointHook', interval=1, on_failure='go_on')))
+    lines = []
+    monkeypatch.setattr(runner.logger, 'info', lines.append)
+    save, full = Runner.save_checkpoint, OSError(errno.ENOSPC, 'No space')
+
+    def save_epochs(self, folder, name, *args, **kwargs):
+        if '_iter_' in name:
+            raise full
+        save(self, folder, name, *args, **kwargs)
+
+    monkeypatch.setattr(Runner, 'save_checkpoint', save_epochs)
+    end(runner)
+    assert lines[-1] == (
+        'SIGTERM ends the run: nothing is saved since the last checkpoint; '
+        'the same command with --resume goes on.')
+    assert last_checkpoint(tmp_path)[0] == 'epoch_1.pth'
 
 
 def test_all_processes_end_when_one_is_told(monkeypatch):
@@ -198,43 +237,14 @@ def test_all_processes_end_when_one_is_told(monkeypatch):
     assert hook._told()
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_batches_are_left_out_of_one_epoch(workers):
+@pytest.mark.parametrize('method', get_all_start_methods())
+def test_workers_last_until_their_parent_ends_them(method):
     loader = torch.utils.data.DataLoader(
         range(12),
         batch_size=2,
-        num_workers=workers,
-        persistent_workers=workers > 0)
-    sampler = loader.batch_sampler
-    assert torch.cat(list(preemption._without(loader,
-                                              4))).tolist() == [8, 9, 10, 11]
-    assert loader.batch_sampler is sampler and len(loader) == 6
-    assert torch.cat(list(loader)).tolist() == list(range(12))
-
-
-def test_what_is_left_out_is_not_loaded():
-    loaded = []
-
-    class Loads(Numbers):
-
-        def __getitem__(self, i):
-            loaded.append(i)
-            return i
-
-    loader = torch.utils.data.DataLoader(Loads(), batch_size=SIZE)
-    list(preemption._without(loader, 4))
-    assert loaded == [8, 9, 10, 11]
-
-
-def test_the_loop_is_an_epoch_based_one():
-    """Hooks and schedulers ask."""
-    from mmengine.runner import EpochBasedTrainLoop
-    assert issubclass(ResumableEpochLoop, EpochBasedTrainLoop)
-
-
-def test_workers_last_until_their_parent_ends_them():
-    loader = torch.utils.data.DataLoader(
-        range(12), batch_size=2, num_workers=1, worker_init_fn=print)
+        num_workers=1,
+        worker_init_fn=print,
+        multiprocessing_context=method)
     protect_workers(loader)
     batches = iter(loader)
     seen = [next(batches)]

@@ -1,6 +1,8 @@
 """Checkpoints are whole or absent."""
 import errno
+import io
 import os
+import struct
 from types import SimpleNamespace
 
 import pytest
@@ -49,27 +51,15 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, full_disk):
     assert path.read_bytes() == b'before' and names(tmp_path) == ['file']
 
 
-def test_what_is_outdated_goes_when_the_next_is_there(tmp_path, monkeypatch):
+def test_what_is_outdated_stays_until_a_checkpoint_is_saved(tmp_path):
     old, new = tmp_path / 'old', tmp_path / 'new'
-    old.write_bytes(b'old')
-    WholeFileBackend().remove(old)
-    assert old.exists()
-    WholeFileBackend().put(b'new', new)
-    assert names(tmp_path) == ['new']
-    # Overwriting a file that is outdated keeps it.
-    WholeFileBackend().remove(new)
-    WholeFileBackend().put(b'newer', new)
-    assert new.read_bytes() == b'newer'
-
-
-def test_a_failed_write_removes_nothing(tmp_path, full_disk, monkeypatch):
-    monkeypatch.setattr(WholeFileBackend, '_outdated', [])
-    old = tmp_path / 'old'
-    old.write_bytes(b'old')
-    WholeFileBackend().remove(old)
-    with pytest.raises(OSError):
-        WholeFileBackend().put(b'new', tmp_path / 'new')
-    assert names(tmp_path) == ['old']
+    for path in (old, new):
+        path.write_bytes(b'old')
+        WholeFileBackend().remove(path)
+    WholeFileBackend().put(b'new', new)  # so that it is not outdated
+    assert names(tmp_path) == ['new', 'old']
+    run(WholeCheckpointHook(), Runner(tmp_path), [1])
+    assert names(tmp_path) == ['epoch_1.pth', 'last_checkpoint', 'new']
 
 
 def test_the_last_whole_checkpoint_is_found(tmp_path):
@@ -77,6 +67,10 @@ def test_the_last_whole_checkpoint_is_found(tmp_path):
     assert find_whole_checkpoint(str(tmp_path)) is None
     for epoch in (2, 9, 10):
         save(tmp_path / f'epoch_{epoch}.pth')
+    # Killed before last_checkpoint was written.
+    within = save(tmp_path / 'epoch_10_iter_73.pth')
+    assert find_whole_checkpoint(str(tmp_path)) == str(within)
+    within.unlink()
     last = tmp_path / 'last_checkpoint'
     last.write_text(str(tmp_path / 'epoch_9.pth'))
     found = [find_whole_checkpoint(str(tmp_path))]
@@ -100,6 +94,14 @@ def test_every_truncation_is_seen(tmp_path):
         assert not is_whole(str(path)), length
 
 
+def test_an_end_of_a_part_is_none(tmp_path):
+    path = save(tmp_path / 'epoch_1.pth')
+    content = path.read_bytes()
+    of_three = struct.pack('<4sLQL', b'PK\6\7', 0, 0, 3)
+    path.write_bytes(content[:-22] + of_three + content[-22:])
+    assert not is_whole(str(path))
+
+
 def test_what_killed_runs_left_is_removed(tmp_path):
     kept = ['epoch_1.pth', 'epoch_2.pth.tmp', 'notes.1.tmp']
     for name in (*kept, 'epoch_2.pth.4711.tmp'):
@@ -112,23 +114,21 @@ class Runner:
     """As much of one as the hook asks for."""
 
     def __init__(self, work_dir):
-        self.work_dir = str(work_dir)
+        self.work_dir, self.epoch, self.iter = str(work_dir), 1, 10
         self.errors = []
         self.logger = SimpleNamespace(
             info=lambda text: None, error=self.errors.append)
-        self.message_hub = SimpleNamespace(
-            runtime_info={}, update_info=lambda *args: None)
+        self.message_hub = SimpleNamespace(runtime_info={})
+
+        self.message_hub.update_info = (
+            self.message_hub.runtime_info.__setitem__)
+        self.message_hub.get_info = self.message_hub.runtime_info.__getitem__
 
     def save_checkpoint(self, out_dir, filename, *args, backend_args, **kwargs):
+        file = io.BytesIO()
+        torch.save(dict(a=torch.rand(3)), file)
         backend = get_file_backend(out_dir, backend_args=backend_args)
-        backend.put(save_to_bytes(), f'{out_dir}/{filename}')
-
-
-def save_to_bytes():
-    import io
-    file = io.BytesIO()
-    torch.save(dict(a=torch.rand(3)), file)
-    return file.getvalue()
+        backend.put(file.getvalue(), f'{out_dir}/{filename}')
 
 
 def run(hook, runner, steps):
@@ -140,6 +140,20 @@ def run(hook, runner, steps):
 def test_old_checkpoints_are_removed_after_the_new_one_is_there(tmp_path):
     run(WholeCheckpointHook(max_keep_ckpts=2), Runner(tmp_path), range(5))
     assert names(tmp_path) == ['epoch_3.pth', 'epoch_4.pth', 'last_checkpoint']
+
+
+def test_last_checkpoint_names_one_that_is_there(tmp_path, monkeypatch):
+    """Whenever the run is killed: before the old one goes, too."""
+    named = []
+
+    def remove(path):
+        named.append((tmp_path / 'last_checkpoint').read_text())
+        assert named[-1] != path and os.path.exists(named[-1])
+        os.unlink(path)
+
+    monkeypatch.setattr(saving.os, 'remove', remove)
+    run(WholeCheckpointHook(max_keep_ckpts=1), Runner(tmp_path), range(3))
+    assert len(named) == 2
 
 
 def test_a_full_disk_keeps_what_there_is_and_stops(tmp_path, full_disk,
@@ -163,6 +177,49 @@ def test_a_full_disk_is_passed_over_if_so_told(tmp_path, full_disk):
     run(WholeCheckpointHook(on_failure='go_on'), runner, [1, 2])
     assert len(runner.errors) == 2 and 'is none' in runner.errors[0]
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize('full, kept, told', [
+    ('epoch_2.pth', ['best_a_epoch_2.pth', 'epoch_1.pth'], 2),
+    ('best_a_epoch_2.pth', ['best_a_epoch_1.pth', 'epoch_2.pth'], 1),
+])
+def test_a_failure_removes_neither_the_last_nor_the_best(
+        full, kept, told, tmp_path, monkeypatch):
+    """One may have room where the other, of another size, has none."""
+    runner = Runner(tmp_path)
+    hook = WholeCheckpointHook(
+        on_failure='go_on', max_keep_ckpts=1, save_best='a', rule='greater')
+    hook.before_train(runner)
+    put = WholeFileBackend.put
+
+    def put_if_it_fits(backend, obj, filepath):
+        if filepath.endswith(f'/{full}'):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        put(backend, obj, filepath)
+
+    monkeypatch.setattr(WholeFileBackend, 'put', put_if_it_fits)
+
+    def end_epoch(epoch, score):
+        runner.epoch = epoch
+        hook._save_checkpoint_with_step(runner, epoch, {})
+        hook.after_val_epoch(runner, dict(a=score))
+        return names(tmp_path)[:-1]  # last_checkpoint
+
+    assert end_epoch(1, 0.1) == ['best_a_epoch_1.pth', 'epoch_1.pth']
+    assert end_epoch(2, 0.3) == kept
+    assert len(runner.errors) == told and kept[1] in runner.errors[0]
+    assert find_whole_checkpoint(str(tmp_path)) == str(tmp_path / kept[1])
+    # Better than the best that could be saved.
+    score = 0.4 if 'best_a_epoch_2.pth' in kept else 0.2
+    assert end_epoch(3, score) == ['best_a_epoch_3.pth', 'epoch_3.pth']
+
+
+def test_a_full_disk_at_the_best_checkpoint_stops(tmp_path, full_disk):
+    runner = Runner(tmp_path)
+    hook = WholeCheckpointHook(save_best='a', rule='less')
+    hook.before_train(runner)
+    with pytest.raises(UsageError, match='^the best checkpoint cannot be wri'):
+        hook.after_val_epoch(runner, dict(a=0.5))
 
 
 def test_other_choices_are_refused():

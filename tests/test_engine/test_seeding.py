@@ -1,22 +1,27 @@
 """A run equals another from the same seed, and a resumed one the one that was
 not interrupted."""
 import json
+import os
 import random
+import signal
+import uuid
 
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import DefaultSampler
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import FUNCTIONS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 from tool_runner import ROOT, run_tool
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from biformer_mm.datasets import make_shapes
-from biformer_mm.engine.seeding import ResumableSeedHook
+from biformer_mm.engine.preemption import PreemptionHook
+from biformer_mm.engine.seeding import ResumableSeedHook, _BatchSeeds
 
 BATCHES = 4
 
@@ -48,8 +53,34 @@ class Net(BaseModel):
         return [BaseDataElement()]
 
 
-def train(work_dir, num_workers, epochs, resume=False, hook=True, **options):
+class Stop(Hook):
+    """Ends a run after an iteration."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs=None):
+        if runner.iter + 1 == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train(work_dir,
+          num_workers,
+          epochs,
+          resume=False,
+          hook=True,
+          loop='epochs',
+          stop=None,
+          **options):
     """Train for some epochs, with a validation after each."""
+    iterations = epochs * BATCHES
+    train_cfg, sampler = dict(
+        epochs=(dict(type='ResumableEpochLoop',
+                     max_epochs=epochs), DefaultSampler),
+        iterations=(dict(
+            type='ResumableIterLoop',
+            max_iters=iterations,
+            val_interval=BATCHES), InfiniteSampler))[loop]
     loader = dict(
         batch_size=2,
         num_workers=num_workers,
@@ -59,7 +90,7 @@ def train(work_dir, num_workers, epochs, resume=False, hook=True, **options):
         str(work_dir),
         train_dataloader=dict(
             dataset=Noise(),
-            sampler=dict(type=DefaultSampler, shuffle=True),
+            sampler=dict(type=sampler, shuffle=True),
             collate_fn=dict(type='pseudo_collate'),
             **loader,
             **options),
@@ -71,37 +102,64 @@ def train(work_dir, num_workers, epochs, resume=False, hook=True, **options):
             num_workers=0),
         val_evaluator=[],
         val_cfg=dict(),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        train_cfg=train_cfg,
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
-        custom_hooks=[ResumableSeedHook()] if hook else [],
+        custom_hooks=[
+            *([ResumableSeedHook()] if hook else []),
+            Stop(stop),
+            PreemptionHook()
+        ],
         randomness=dict(seed=3),
         default_scope='mmengine',
         resume=resume,
+        experiment_name=uuid.uuid4().hex,  # a message hub of its own
         log_level='ERROR')
-    runner.model.layers.apply(
-        lambda m: m.reset_parameters() if hasattr(m, 'reset_parameters'
-                                                  ) else None)
-    runner.train()
+    runner.model.layers.apply(lambda m: m.reset_parameters()
+                              if hasattr(m, 'reset_parameters') else None)
+    if stop is None:
+        runner.train()
+    else:
+        with pytest.raises(SystemExit):
+            runner.train()
     return runner.model
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
-def test_resumed_runs_equal_uninterrupted_ones(num_workers, tmp_path):
-    whole = train(tmp_path / 'whole', num_workers, 3)
-    train(tmp_path / 'parts', num_workers, 1)
+@pytest.mark.parametrize('loop', ['epochs', 'iterations'])
+@pytest.mark.parametrize('at', [BATCHES, BATCHES + 2])
+def test_resumed_runs_equal_uninterrupted_ones(at, loop, num_workers,
+                                               tmp_path):
+    whole = train(tmp_path / 'whole', num_workers, 3, loop=loop)
+    train(tmp_path / 'parts', num_workers, 3, loop=loop, stop=at)
     torch.manual_seed(99)  # of another process
-    resumed = train(tmp_path / 'parts', num_workers, 3, resume=True)
+    resumed = train(tmp_path / 'parts', num_workers, 3, loop=loop, resume=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    assert len(resumed.seen) == 2 * BATCHES
-    for batch, expected in zip(resumed.seen[::-1], whole.seen[::-1]):
+    assert len(resumed.seen) == 3 * BATCHES - at
+    for batch, expected in zip(resumed.seen, whole.seen[at:]):
         assert torch.equal(batch, expected)
+
+
+def test_augmentations_are_the_same_for_any_number_of_workers(tmp_path):
+    none, two, three = (
+        train(tmp_path / f'{workers}', workers, 2).seen
+        for workers in (0, 2, 3))
+    assert all(map(torch.equal, none, two))
+    assert all(map(torch.equal, none, three))
+
+
+def test_ranks_have_their_own_augmentations():
+    drawn = []
+    for rank in (0, 1):
+        loader = DataLoader(range(2))
+        _BatchSeeds(loader, seed=3, rank=rank).begin(0)
+        drawn.append((random.random(), np.random.rand(), torch.rand(1)))
+    assert all(one != two for one, two in zip(*drawn))
 
 
 def test_each_epoch_has_its_own_augmentations(tmp_path):
     seen = train(tmp_path, 2, 2).seen
-    first, second = (
-        torch.cat(seen[i:i + BATCHES]) for i in (0, BATCHES))
+    first, second = (torch.cat(seen[i:i + BATCHES]) for i in (0, BATCHES))
     shifts = [x - x.floor() for x in (first, second)]
     assert not torch.equal(*(s.sort(0).values for s in shifts))
 
