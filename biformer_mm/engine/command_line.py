@@ -32,8 +32,11 @@ _FIELDS = {
     (int, ):
     (*(f'{split}_dataloader.{part}' for split in _SPLITS
        for part in ('batch_size', 'num_workers')), 'train_cfg.max_epochs',
-     'train_cfg.max_iters', 'train_cfg.val_interval'),
+     'train_cfg.max_iters', 'train_cfg.val_interval',
+     'optim_wrapper.accumulative_counts'),
 }
+# What MMEngine divides by.
+_DIVISORS = ('train_cfg.val_interval', 'optim_wrapper.accumulative_counts')
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -65,6 +68,14 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 class _ConfigOptions(DictAction):
     """KEY=VALUE pairs; others end in the usage, not in a traceback."""
 
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        """Keep the spaces of a text, such as a path; MMEngine drops them."""
+        text = val.strip('\'" ')
+        if ',' in text or text.startswith(('(', '[')):
+            return DictAction._parse_iterable(val)
+        return DictAction._parse_int_float_bool(text)
+
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any,
                  values: Any, option_string: Optional[str] = None) -> None:
         try:
@@ -73,6 +84,9 @@ class _ConfigOptions(DictAction):
             wrong = [text for text in values if '=' not in text] or values
             parser.error(f'{option_string} takes KEY=VALUE, without spaces '
                          f'around =; got {wrong[0]!r}')
+        except AssertionError:
+            parser.error(f'{option_string}: brackets must come in pairs; got '
+                         f'{" ".join(values)!r}')
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +146,8 @@ def _why_not_writable(path: str, folder: bool) -> Optional[str]:
         return 'it is empty'
     if osp.isdir(path) if not folder else osp.isfile(path):
         return 'it is a file' if folder else 'it is a folder'
+    if not folder and path.endswith(os.sep):
+        return 'it ends as a folder does'
     try:
         os.stat(path)
     except FileNotFoundError:
@@ -197,6 +213,11 @@ def _check_fields(cfg: Config) -> None:
                 raise UsageError(f'{name} of a config must be {kind}; got '
                                  f'{value!r}; mend {cfg.filename} or '
                                  '--cfg-options')
+    for name in _DIVISORS:
+        value = _field(cfg, name)
+        if value is not None and value < 1:
+            raise UsageError(f'{name} of a config must be 1 or more; got '
+                             f'{value}; mend {cfg.filename} or --cfg-options')
     for name, hook in (cfg.get('default_hooks') or {}).items():
         _check_hook(f'default_hooks.{name}', hook or {}, cfg)
     for number, hook in enumerate(cfg.get('custom_hooks') or ()):

@@ -64,7 +64,7 @@ class FeaturePath(nn.Module):
 
     def __init__(self, model: nn.Module, backbone: bool = False) -> None:
         super().__init__()
-        self.network = model.backbone if backbone else model
+        self.network = _backbone(model) if backbone else model
         self.names = _output_names(self.network)
         self.eval()
 
@@ -87,6 +87,15 @@ class HalfPath(nn.Module):
 
     def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
         return tuple(out.float() for out in self.path(image.half()))
+
+
+def _backbone(model: nn.Module) -> BiFormer:
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, BiFormer):
+        kind = 'none' if backbone is None else type(backbone).__name__
+        raise UsageError("--backbone exports a BiFormer's maps; the backbone "
+                         f'of {type(model).__name__} is {kind}: leave it out')
+    return backbone
 
 
 def _output_names(network: nn.Module) -> Tuple[str, ...]:

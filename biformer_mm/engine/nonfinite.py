@@ -1,10 +1,12 @@
 """Losses that are nan or infinite: what to do, and where they come from."""
+from contextlib import nullcontext
 from typing import Any, Dict, List
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -60,9 +62,13 @@ class NonFiniteLossHook(Hook):
 
     def _stop_or_skip(self, runner: Runner) -> None:
         self.skipped += 1
+        model, wrapper = _unwrap(runner.model), runner.optim_wrapper
+        with (wrapper.optim_context(model)  # the precision of --amp
+              if isinstance(wrapper, OptimWrapper) else nullcontext()):
+            origin = find_origin(model, self._batch)
         text = (f'the loss of iteration {runner.iter + 1} is not finite; '
                 f'files: {", ".join(file_names(self._batch)) or "unnamed"}; '
-                f'{find_origin(_unwrap(runner.model), self._batch)}')
+                f'{origin}')
         if self.skipped > self.max_skips:
             before = (f'; {self.max_skips} before it were passed over'
                       if self.max_skips else '')
@@ -88,6 +94,8 @@ def find_origin(model: nn.Module, batch: Dict) -> str:
     """Say which module of a model comes up first with nan or infinity.
 
     The batch is run again; modules with random parts may then do otherwise.
+    Whatever is found, it is run to the end: the other processes of a
+    distributed run wait in layers that gather from all, such as SyncBN.
 
     Args:
         model: A whole model of OpenMMLab, in training mode.
@@ -103,7 +111,8 @@ def find_origin(model: nn.Module, batch: Dict) -> str:
         def hook(module: nn.Module, args: Any, out: Any) -> None:
             if not found and not all(x.isfinite().all()
                                      for x in _tensors(out)):
-                found.append(f'{name or "the model"} ({type(module).__name__})')
+                kind = type(module).__name__
+                found.append(f'{name or "the model"} ({kind})')
 
         return hook
 
@@ -113,13 +122,13 @@ def find_origin(model: nn.Module, batch: Dict) -> str:
     ]
     try:
         data = model.data_preprocessor(batch, True)
-        bad = [x for x in _tensors(data) if not x.isfinite().all()]
-        if bad:
-            return 'the images are not finite already'
+        bad = any(not x.isfinite().all() for x in _tensors(data))
         losses = model(**data, mode='loss')
     finally:
         for hook in hooks:
             hook.remove()
+    if bad:
+        return 'the images are not finite already'
     if found and found[0] != f'the model ({type(model).__name__})':
         return f'first in {found[0]}'
     names = [

@@ -1,7 +1,26 @@
-"""Finding out, among processes, who hangs, and ending them all."""
+"""Ending all processes of a run when one of them hangs or fails.
+
+A process that watches has two threads beside the one that trains.
+
+The talker tells the others how far this process is, again and again. When the
+process has not come further for a while, it reads how far all are, and if
+those who are behind have been idle for the timeout, it writes the verdict:
+they hang. A process that fails by an exception writes one, too. All read it,
+and end:
+
+1. Those that hang print their stacks, by rank. The one that failed prints its
+   traceback, as Python does.
+2. The others wait for that, so that the cause is what is printed first, and
+   name who is to blame.
+3. Who is to blame exits first: launchers take the first exit for the cause.
+
+The guard sees to it that the talker works. If the store does not answer, as
+its process is stopped or gone, the guard ends this process when that has made
+no progress for the timeout. And it winds up a timer outside of Python that
+prints the stacks and exits: it runs out if a thread keeps the interpreter.
+"""
 import atexit
 import faulthandler
-import json
 import multiprocessing
 import os
 import signal
@@ -10,13 +29,15 @@ import threading
 import time
 from contextlib import suppress
 from math import inf
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, List, Optional
 
 from torch.distributed import Store
 
 from biformer_mm.errors import UsageError, describe
+from .board import Board, State, Verdict, find_hung
 
 _STDERR = 2  # by its number: no lock that a hung thread may hold
+_TRACEBACK_SECONDS = 5.  # for another process to print it
 _WAITING = ('torch.distributed', 'torch.nn.parallel.distributed',
             'mmengine.dist')
 
@@ -24,9 +45,8 @@ _WAITING = ('torch.distributed', 'torch.nn.parallel.distributed',
 class Watch:
     """One process's part in finding who hangs.
 
-    Each process tells the others, through the store by which their group was
-    formed, how far it is, from a thread of its own. Who waits for long reads
-    what all have told, and writes down who hangs; all look for that.
+    Made in the thread that trains, which calls ``advance`` and, in the end,
+    ``end`` or ``fail``.
 
     Args:
         rank: Rank of this process.
@@ -38,13 +58,14 @@ class Watch:
         self.rank, self.world_size, self.timeout = rank, world_size, timeout
         self.interval = min(5., timeout / 10)  # s between looks
         self.place, self.event = (0, 0), 'the run began'
-        self.moved = self.answered = time.monotonic()
-        self.verdict: Optional[Dict] = None
-        self.error: Optional[str] = None
-        self._thread = threading.get_ident()  # the one that may hang
-        self._seen: Dict[int, Tuple[Optional[bytes], float]] = {}
-        self._shown = False  # the stacks of those who hang
-        self._over, self._spoken = threading.Event(), threading.Lock()
+        self.moved = time.monotonic()  # when this process came further
+        self.answered = self.moved  # when the store did
+        self.verdict: Optional[Verdict] = None
+        self.error: Optional[str] = None  # by which this process ends
+        self._trainer = threading.get_ident()
+        self._over = threading.Event()
+        self._stacks_seen = False  # of those who hang
+        self._named = threading.Lock()  # taken when they were
 
     def start(self, connect: Callable[[], Store]) -> None:
         """Watch from now on.
@@ -53,11 +74,12 @@ class Watch:
             connect: Gives the store; may block.
         """
         if not faulthandler.is_enabled():
-            faulthandler.enable(_STDERR)  # for its workers, too
-        self._arm()
+            faulthandler.enable(_STDERR)  # for forked workers, too
+        os.environ['PYTHONFAULTHANDLER'] = '1'  # for spawned workers
+        self._wind_up()
         self._talker = threading.Thread(
             target=self._talk, args=(connect, ), daemon=True)
-        self._guard = threading.Thread(target=self._look_on, daemon=True)
+        self._guard = threading.Thread(target=self._keep_guard, daemon=True)
         self._talker.start()
         self._guard.start()
         atexit.register(self.end, 'an exit before the end of the run')
@@ -83,7 +105,7 @@ class Watch:
         if self._over.is_set():
             return
         self.error = error
-        if error and self.verdict and str(self.rank) in self.verdict['ranks']:
+        if error and self.verdict and self.rank in self.verdict.blamed:
             self._talker.join()  # it ends the process, when others have spoken
         self._over.set()
         self._guard.join(2)
@@ -100,20 +122,102 @@ class Watch:
         self.end(
             str(error) if isinstance(error, UsageError) else describe(error))
         if self.verdict and not isinstance(error, UsageError):
-            self._speak()
+            self._name_blamed()
 
-    def _arm(self) -> None:
-        """Have C print the stacks and exit if Python does not run.
+    # The talker.
 
-        By then the others, who may see the exit as an error, know who hangs.
-        """
-        faulthandler.dump_traceback_later(
-            self.timeout + 5 * self.interval, exit=True, file=_STDERR)
+    def _talk(self, connect: Callable[[], Store]) -> None:
+        try:
+            board = Board(connect(), self.rank, self.world_size)
+            while not self._over.is_set():
+                self.exchange(board)
+                if self.verdict is not None:
+                    self._end_process(board)
+                self._over.wait(self.interval)
+            self._take_leave(board)
+        except RuntimeError:
+            pass  # no answer, as the guard sees; or the run is at its end
 
-    def _look_on(self) -> None:
-        """See that Python runs, and that the store answers."""
+    def exchange(self, board: Board) -> None:
+        """Tell the others how far this process is; find out who hangs."""
+        board.tell(self._state())
+        self.verdict = board.verdict()
+        if self.verdict is None:
+            if time.monotonic() - self.moved < 2 * self.interval:
+                board.forget()
+            else:
+                self._judge(board)
+        self.answered = time.monotonic()
+
+    def _state(self) -> State:
+        return State(self.place, self.event, _waits(self._trainer),
+                     time.monotonic() - self.moved)
+
+    def _judge(self, board: Board) -> None:
+        states = board.states()
+        hung = find_hung(states, self.timeout)
+        if hung:
+            self.verdict = board.blame(
+                Verdict({r: states[r].event
+                         for r in hung}, failed=False))
+
+    def _end_process(self, board: Board) -> None:
+        """End this process after those that are to blame have spoken."""
+        if self.rank in self.verdict.blamed:
+            self._show_in_turn(board)
+            delay = self.interval + 1  # the others have seen it by then
+        else:
+            delay = self._await_blamed(board)
+            if self._over.is_set():  # an error ends it, which may say more
+                return
+            self._name_blamed()
+        if not self._over.wait(delay):
+            os._exit(1)
+
+    def _show_in_turn(self, board: Board) -> None:
+        ranks = list(self.verdict.blamed)
+        self._await_stacks(board, ranks[:ranks.index(self.rank)], 3.)
+        self._show()
+        with suppress(RuntimeError):
+            board.tell_shown()
+
+    def _await_blamed(self, board: Board) -> float:
+        """Wait until those to blame have spoken; return for how many seconds
+        they are to be given the chance to exit first."""
+        if self.verdict.failed:
+            self._over.wait(_TRACEBACK_SECONDS)
+            return _TRACEBACK_SECONDS
+        self._stacks_seen = self._await_stacks(board,
+                                               list(self.verdict.blamed),
+                                               5 + 4 * self.interval)
+        return 3 + 2 * self.interval
+
+    def _await_stacks(self, board: Board, ranks: List[int],
+                      limit: float) -> bool:
+        """Whether all have shown their stacks, at most ``limit`` s later."""
+        limit += time.monotonic()
+        with suppress(RuntimeError):  # one of them may have held the store
+            while not board.have_shown(ranks):
+                if time.monotonic() > limit or self._over.wait(0.2):
+                    return False
+            return True
+        return False
+
+    def _take_leave(self, board: Board) -> None:
+        """Tell how this process ends."""
+        if self.error is None:
+            board.tell(self._state()._replace(place=(inf, 0)))
+        elif self.verdict is None:
+            own = Verdict({self.rank: self.error}, failed=True)
+            holds = board.blame(own)
+            if holds != own:  # else the traceback says it
+                self.verdict = holds
+
+    # The guard.
+
+    def _keep_guard(self) -> None:
         while not self._over.wait(self.interval):
-            self._arm()
+            self._wind_up()
             silence = time.monotonic() - max(self.answered, self.moved)
             if self.verdict is None and silence > (self.timeout +
                                                    2 * self.interval):
@@ -121,107 +225,19 @@ class Watch:
                        f'{self.timeout:g} s since {self.event}, and no answer '
                        'from the process through which the ranks talk, rank 0 '
                        'unless torchrun started them\n')
-                if not _waits(self._thread):
+                if not _waits(self._trainer):
                     faulthandler.dump_traceback(_STDERR)
                 os._exit(1)
 
-    def _talk(self, connect: Callable[[], Store]) -> None:
-        try:
-            store = connect()
-            while not self._over.is_set():
-                self.exchange(store)
-                if self.verdict is not None:
-                    self._finish(store)
-                self._over.wait(self.interval)
-            if self.error is None:
-                self._tell(store, (inf, 0))
-            elif self.verdict is None:
-                self._judge(store, {self.rank: self.error}, failed=True)
-        except RuntimeError:
-            pass  # no answer, as _look_on sees; or the run is at its end
+    def _wind_up(self) -> None:
+        """Have C print the stacks and exit if Python does not run.
 
-    def exchange(self, store: Store) -> None:
-        """Tell the others how far this process is; find out who hangs."""
-        self._tell(store, self.place)
-        verdict = _look_up(store, 'verdict')
-        if verdict:
-            self.verdict = json.loads(verdict)
-        elif time.monotonic() - self.moved < 2 * self.interval:
-            self._seen.clear()
-        else:
-            states = {r: self._read(store, r) for r in range(self.world_size)}
-            hung = find_hung(states, self.timeout)
-            if hung:
-                self._judge(store, {r: states[r]['event'] for r in hung})
-        self.answered = time.monotonic()
+        By then the others, who may see the exit as an error, know who hangs.
+        """
+        faulthandler.dump_traceback_later(
+            self.timeout + 5 * self.interval, exit=True, file=_STDERR)
 
-    def _tell(self, store: Store, place: Tuple[float, int]) -> None:
-        state = dict(
-            place=place,
-            event=self.event,
-            waits=_waits(self._thread),
-            idle=time.monotonic() - self.moved)
-        store.set(f'state_{self.rank}', json.dumps(state))
-
-    def _read(self, store: Store, rank: int) -> Dict:
-        """A process's state; that of one which tells no more grows old."""
-        key, now = f'state_{rank}', time.monotonic()
-        told = _look_up(store, key)
-        before, since = self._seen.get(rank, (None, now))
-        if told != before:
-            since = now
-        self._seen[rank] = told, since
-        state = dict(place=(-1, 0), event='its start', waits=False, idle=0.)
-        state.update(json.loads(told or '{}'))
-        state['idle'] += now - since
-        return state
-
-    def _judge(self,
-               store: Store,
-               ranks: Dict[int, str],
-               failed: bool = False) -> None:
-        """Write down who hangs or failed, unless another did."""
-        verdict = json.dumps(dict(ranks=ranks, failed=failed))
-        self.verdict = json.loads(store.compare_set('verdict', '', verdict))
-        if failed and self.verdict == json.loads(verdict):
-            self.verdict = None  # the traceback says it
-
-    def _finish(self, store: Store) -> None:
-        """End this process after those that are to blame have spoken."""
-        ranks = [int(rank) for rank in self.verdict['ranks']]
-        if self.rank in ranks:
-            earlier = ranks[:ranks.index(self.rank)]
-            self._await_stacks(store, earlier, 3.)
-            self._show()
-            with suppress(RuntimeError):
-                store.set(f'shown_{self.rank}', 'yes')
-            delay = self.interval + 1  # the others have seen it by then
-        else:
-            # A launcher takes the first that ends for the cause.
-            delay = 2 * self.interval + 3
-            if self.verdict['failed']:
-                delay = 5
-                self._over.wait(delay)  # for the traceback
-            else:
-                self._shown = self._await_stacks(store, ranks,
-                                                 5 + 4 * self.interval)
-            if self._over.is_set():  # an error ends it, which may say more
-                return
-            self._speak()
-        if not self._over.wait(delay):
-            os._exit(1)
-
-    def _await_stacks(self, store: Store, ranks: List[int],
-                      limit: float) -> bool:
-        """Whether all have shown their stacks, at most ``limit`` s later."""
-        keys = [f'shown_{rank}' for rank in ranks]
-        limit += time.monotonic()
-        with suppress(RuntimeError):  # one of them may have held the store
-            while not all(_look_up(store, key) for key in keys):
-                if time.monotonic() > limit or self._over.wait(0.2):
-                    return False
-            return True
-        return False
+    # What they print.
 
     def _show(self) -> None:
         """Print the stacks of this process and of its loaders' workers."""
@@ -229,54 +245,28 @@ class Watch:
                f'(timeout of HangHook) since {self.event}. Raise the timeout '
                'if it was to take longer. Stacks of its threads:\n')
         faulthandler.dump_traceback(_STDERR)
-        if 'torch.utils.data.dataloader' not in _modules(self._thread):
+        if 'torch.utils.data.dataloader' not in _modules(self._trainer):
             return
         for worker in multiprocessing.active_children():
             _write(f'worker {worker.pid} of rank {self.rank}, ended:\n')
             os.kill(worker.pid, signal.SIGABRT)
             worker.join(1)
 
-    def _speak(self) -> None:
+    def _name_blamed(self) -> None:
         """Say, once, which others are the reason that this process ends."""
-        if not self._spoken.acquire(blocking=False):
+        if not self._named.acquire(blocking=False):
             return
-        blame = self.verdict['ranks'].items()
-        if self.verdict['failed']:
-            text = '; '.join(f'rank {r} failed: {error}' for r, error in blame)
+        blamed, failed = self.verdict
+        if failed:
+            text = '; '.join(f'rank {r} failed: {error}'
+                             for r, error in blamed.items())
         else:
             text = '; '.join(f'rank {r} hangs since {event}'
-                             for r, event in blame)
-            text += (': see the stacks above' if self._shown else
+                             for r, event in blamed.items())
+            text += (': see the stacks above' if self._stacks_seen else
                      ', or later, and does not answer: it runs code that '
                      'keeps the interpreter, or it is stopped')
         _write(f'rank {self.rank} ends: {text}\n')
-
-
-def find_hung(states: Dict[int, Dict], timeout: float) -> List[int]:
-    """Ranks that hang.
-
-    They are those who are behind, if all of these made no progress for the
-    timeout. If some of these do not wait for others, they alone.
-
-    Args:
-        states: By rank: the place that it has reached, whether it waits for
-            other processes, and for how many seconds it was idle.
-        timeout: Seconds.
-    """
-    last = min(tuple(state['place']) for state in states.values())
-    behind = {
-        rank: state
-        for rank, state in states.items() if tuple(state['place']) == last
-    }
-    if any(state['idle'] < timeout for state in behind.values()):
-        return []
-    return [rank for rank, state in behind.items() if not state['waits']
-            ] or list(behind)
-
-
-def _look_up(store: Store, key: str) -> bytes:
-    """What a store has; nothing if it has not, where ``get`` would wait."""
-    return store.compare_set(key, '', '')
 
 
 def _modules(thread: int) -> List[str]:

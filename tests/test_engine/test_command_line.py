@@ -31,6 +31,15 @@ def test_device():
             command_line.pick_device(name)
 
 
+@pytest.mark.parametrize('name', ['', 'folder/', 'new/', 'file/x', 'a\0'])
+def test_files_that_cannot_be_written_are_refused(name, tmp_path):
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'file').touch()
+    with pytest.raises(UsageError, match='--out: .*cannot be written'):
+        command_line.check_writable('--out', name and f'{tmp_path}/{name}')
+    assert not (tmp_path / 'new').exists()
+
+
 @pytest.fixture
 def parse(capsys):
     """Parse --cfg-options."""
@@ -42,6 +51,13 @@ def parse(capsys):
 
 def test_config_options(parse):
     assert parse('a.b=1', 'c=[(1,2)]') == {'a.b': 1, 'c': [(1, 2)]}
+    assert parse('a=0.5', 'b=None', 'c=true', "d='1,x'", 'e=(1, 2)') == dict(
+        a=0.5, b=None, c=True, d=[1, 'x'], e=(1, 2))
+
+
+def test_config_options_keep_the_spaces_of_a_path(parse):
+    assert parse('a=/my data/coco', "b='/my data'") == dict(
+        a='/my data/coco', b='/my data')
 
 
 @pytest.mark.parametrize('words', [[''], ['a'], ['a=1', 'b'], ['a', '=', '1']])
@@ -54,18 +70,29 @@ def test_config_options_without_a_value_are_refused(words, parse, capsys):
         capsys.readouterr().err)
 
 
-@pytest.mark.parametrize('options', [{
-    'a.b.c': 1
-}, {
-    'c.9': 1
-}, {
-    'c.x.y': 1
-}])
+def test_config_options_need_pairs_of_brackets(parse, capsys):
+    with pytest.raises(SystemExit):
+        parse('a=[1,(2]')
+    assert "brackets must come in pairs; got 'a=[1,(2]'" in (
+        capsys.readouterr().err)
+
+
+@pytest.mark.parametrize('options', [{'a.b.c': 1}, {'c.9': 1}, {'c.x.y': 1}])
 def test_options_that_do_not_fit_are_refused(options, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text('a = dict(b=1)\nc = [1, 2]')
     with pytest.raises(UsageError, match='do not fit .*config.py'):
         command_line.read_config(str(config), options)
+
+
+@pytest.mark.parametrize(
+    'field', ['train_cfg.val_interval', 'optim_wrapper.accumulative_counts'])
+def test_intervals_must_be_positive(field, tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text('train_cfg = dict()\noptim_wrapper = dict()')
+    command_line.read_config(str(config), {field: 1})
+    with pytest.raises(UsageError, match=f'{field} .* must be 1 or more'):
+        command_line.read_config(str(config), {field: 0})
 
 
 def test_files_of_another_kind_are_no_configs(tmp_path):

@@ -195,7 +195,8 @@ def test_runner_is_mmengines_own_with_a_gpu(launcher, device, on_cpus,
     monkeypatch.setattr(distributed, 'init_process_group', groups.append)
     monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: cfg)
     # They need a real runner.
-    monkeypatch.setattr(launch, 'watch_loaders', lambda runner: None)
+    for name in ('watch_loaders', 'watch_disk'):
+        monkeypatch.setattr(launch, name, lambda runner: None)
     monkeypatch.setattr(launch.Start, 'watch', lambda self, runner: None)
     norm = dict(type='SyncBN')
     cfg = launch.build_runner(

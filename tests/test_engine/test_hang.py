@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from math import inf
 from types import SimpleNamespace
 
 import pytest
@@ -11,15 +12,16 @@ from torch.distributed import HashStore
 
 from biformer_mm.engine import hang
 from biformer_mm.engine import watch as watching
+from biformer_mm.engine.board import Board, State, Verdict, find_hung
 from biformer_mm.engine.hang import HangHook
-from biformer_mm.engine.watch import Watch, find_hung
+from biformer_mm.engine.watch import Watch
 from biformer_mm.errors import UsageError
 
 LONG = 100.  # s
 
 
 def state(*place, idle=LONG, waits=False):
-    return dict(place=place, idle=idle, waits=waits)
+    return State(place, 'an event', waits, idle)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def state(*place, idle=LONG, waits=False):
         # Fewer batches in an earlier phase are no lag.
         ([state(3, 0), state(2, 99)], [1]),
         # Who is done is not behind.
-        ([state(watching.inf, 0), state(5, 1)], [1]),
+        ([state(inf, 0), state(5, 1)], [1]),
     ])
 def test_find_hung(states, hung):
     assert find_hung(dict(enumerate(states)), timeout=10) == hung
@@ -55,8 +57,16 @@ def clock(monkeypatch):
     return now
 
 
-def make(rank, world_size=2, timeout=10.):
-    return Watch(rank, world_size, timeout)
+class Process:
+    """One of two that train, with its look at what both tell."""
+
+    def __init__(self, rank, store):
+        self.watch = Watch(rank, 2, timeout=10.)
+        self.board = Board(store, rank, 2)
+        self.advance = self.watch.advance
+
+    def exchange(self):
+        self.watch.exchange(self.board)
 
 
 def verdict(store):
@@ -65,29 +75,29 @@ def verdict(store):
 
 def test_processes_find_out_who_is_behind(clock):
     store = HashStore()
-    watches = [make(0), make(1)]
-    watches[0].advance('a loss was computed')
+    processes = [Process(0, store), Process(1, store)]
+    processes[0].advance('a loss was computed')
     for second in range(14):
         assert second > 10 or not verdict(store)
-        for watch in watches:
-            watch.exchange(store)
+        for process in processes:
+            process.exchange()
         clock.value += 1
     assert verdict(store) == dict(ranks={'1': 'the run began'}, failed=False)
-    for watch in watches:
-        watch.exchange(store)
-        assert watch.verdict == verdict(store)
+    for process in processes:
+        process.exchange()
+        assert process.watch.verdict == Verdict({1: 'the run began'}, False)
 
 
 def test_slow_processes_go_on(clock):
     store = HashStore()
-    watches = [make(0), make(1)]
-    watches[0].advance('a loss was computed')
+    processes = [Process(0, store), Process(1, store)]
+    processes[0].advance('a loss was computed')
     for second in range(60):
         if second % 9 == 0:
-            watches[1].advance('a batch was loaded')
-            watches[1].place = (0, 0)  # and yet behind
-        for watch in watches:
-            watch.exchange(store)
+            processes[1].advance('a batch was loaded')
+            processes[1].watch.place = (0, 0)  # and yet behind
+        for process in processes:
+            process.exchange()
         clock.value += 1
     assert not verdict(store)
 
@@ -95,23 +105,24 @@ def test_slow_processes_go_on(clock):
 def test_process_that_tells_no_more_is_found(clock):
     """Stopped, or gone with its machine."""
     store = HashStore()
-    stopped, other = make(1), make(0)
-    stopped.exchange(store)
+    stopped, other = Process(1, store), Process(0, store)
+    stopped.exchange()
     for _ in range(30):
         other.advance('a loss was computed')  # slowly, as in an evaluation
-        other.exchange(store)
+        other.exchange()
         clock.value += 1
     assert not verdict(store)
     for _ in range(14):
-        other.exchange(store)
+        other.exchange()
         clock.value += 1
     assert list(verdict(store)['ranks']) == ['1']
 
 
 def test_process_that_never_told_is_found(clock):
-    store, watch = HashStore(), make(0)
+    store = HashStore()
+    process = Process(0, store)
     for _ in range(14):
-        watch.exchange(store)
+        process.exchange()
         clock.value += 1
     assert verdict(store)['ranks'] == {'1': 'its start'}
 
@@ -139,6 +150,7 @@ def test_waiting_is_seen_in_the_innermost_call(module, waits):
 def hook(monkeypatch):
     """A hook of the first of two processes, with a store of its own."""
     store = HashStore()
+    monkeypatch.setenv('PYTHONFAULTHANDLER', '')
     monkeypatch.setattr(hang, 'get_world_size', lambda: 2)
     monkeypatch.setattr(hang, 'get_rank', lambda: 0)
     monkeypatch.setattr(hang, '_connect', lambda: store)
@@ -172,6 +184,13 @@ def test_hook_counts_what_all_processes_do(hook):
     assert watch.place == (1, 3) and runner.updates == ['loss']
     hook.before_val_epoch(runner)
     assert watch.place == (2, 0)
+
+
+def test_spawned_workers_can_show_their_stacks(hook):
+    hook.before_run(make_runner())
+    code = 'import faulthandler; print(faulthandler.is_enabled())'
+    command = [sys.executable, '-c', code]
+    assert subprocess.check_output(command) == b'True\n'
 
 
 def end_of(hook, run):
@@ -215,7 +234,7 @@ def test_others_go_on_after_a_good_end(hook, run):
     raised, told = end_of(hook, run)
     assert not told
     state = json.loads(hook.store.get('state_0'))
-    assert state['place'] == [watching.inf, 0]
+    assert state['place'] == [inf, 0]
 
 
 def test_error_names_the_other_that_failed_before(hook, capfd):
@@ -254,6 +273,7 @@ def test_timeout_is_checked(timeout):
 PROCESS = '''
 import sys, time
 from torch.distributed import HashStore
+from biformer_mm.engine.board import Board
 from biformer_mm.engine.watch import Watch
 store = HashStore()
 watch = Watch(0, 2, timeout=1.)
@@ -283,14 +303,16 @@ def run_process(connect='return store', before='', after=''):
 
 
 def test_process_that_hangs_shows_it_and_ends():
-    output = run_process(before='other.place = (9, 0); other.exchange(store)')
+    output = run_process(
+        before='other.place = (9, 0); other.exchange(Board(store, 1, 2))')
     assert 'rank 0 hangs: no progress for 1 s' in output
     assert ' in hang_here' in output
 
 
 def test_process_ends_when_another_hangs():
     output = run_process(
-        before='other.exchange(store)', after='watch.advance("something")')
+        before='other.exchange(Board(store, 1, 2))',
+        after='watch.advance("something")')
     assert output.startswith(
         'rank 0 ends: rank 1 hangs since the run began, or later, and does '
         'not answer')
@@ -306,7 +328,7 @@ class Going(HashStore):
             raise RuntimeError('gone')
         return super().compare_set(key, expected, value)
 store = Going()
-other.exchange(store)''',
+other.exchange(Board(store, 1, 2))''',
         after='watch.advance("something")')
     assert output.startswith('rank 0 ends: rank 1 hangs since the run began')
 

@@ -1,16 +1,18 @@
 """Losses that are not finite, in a small training."""
 import logging
+from contextlib import contextmanager
 
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import Dataset
 
-from biformer_mm.engine.nonfinite import NonFiniteLossHook
+from biformer_mm.engine.nonfinite import NonFiniteLossHook, find_origin
 from biformer_mm.errors import UsageError
 
 BAD = 2  # the sample with which the network comes to nan
@@ -44,6 +46,8 @@ class Net(BaseModel):
         super().__init__()
         self.layers = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3))
         self.root = Root()
+        self.large = nn.Linear(3, 1, bias=False)
+        self.large.weight.data = torch.tensor([[3.4e38, 0., 0.]])
         self.broken = broken
 
     def forward(self, inputs, data_samples, mode):
@@ -52,6 +56,8 @@ class Net(BaseModel):
             x = self.layers(x) + self.root(x)
         elif self.broken == 'loss':
             x = self.layers(x) + x.sqrt()
+        elif self.broken == 'half':
+            x = self.layers(x) + self.large(x) * 1e-38
         return dict(loss=x.square().mean(), loss_other=x.mean())
 
 
@@ -59,7 +65,11 @@ class Net(BaseModel):
 def train(tmp_path):
     """Train an epoch of single samples; give the runner."""
 
-    def run(broken='module', bad=(BAD, ), poison=None, **options):
+    def run(broken='module',
+            bad=(BAD, ),
+            poison=None,
+            wrapper=OptimWrapper,
+            **options):
         runner = Runner(
             Net(broken),
             str(tmp_path),
@@ -70,7 +80,8 @@ def train(tmp_path):
                 batch_size=2,
                 num_workers=0),
             train_cfg=dict(by_epoch=True, max_epochs=1),
-            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            optim_wrapper=dict(
+                type=wrapper, optimizer=dict(type='SGD', lr=0.1)),
             custom_hooks=[NonFiniteLossHook(**options)],
             default_scope='mmengine',
             log_level='ERROR')
@@ -108,6 +119,30 @@ def test_names_weights_that_are_not_finite_already(train):
         train(bad=(), poison='layers.1.weight')
 
 
+class HalfWrapper(OptimWrapper):
+    """What AmpOptimWrapper does on a GPU; 3.4e38 is too much for it."""
+
+    @contextmanager
+    def optim_context(self, model):
+        with torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
+def test_runs_again_in_the_precision_of_the_training(train):
+    train('half', bad=())
+    with pytest.raises(UsageError, match=r'first in large \(Linear\)'):
+        train('half', bad=(), wrapper=HalfWrapper)
+
+
+def test_images_that_are_not_finite_are_run_to_the_end():
+    """Where the other processes may wait for this one."""
+    model, ran = Net('module').train(), []
+    model.register_forward_hook(lambda *args: ran.append(True))
+    batch = dict(inputs=[torch.full((3, ), float('nan'))] * 2, data_samples=[])
+    assert find_origin(model, batch) == 'the images are not finite already'
+    assert ran == [True]
+
+
 def test_skips_up_to_a_limit(train, caplog):
     runner = train(max_skips=1)
     assert runner.iter == 3 and all_finite(runner.model)
@@ -132,7 +167,6 @@ def test_says_what_it_skips(train, monkeypatch):
 
 def test_overflow_that_the_scaler_corrects_is_none(train, tmp_path):
     """The loss is finite; its scaled gradients are not, and are not used."""
-    from mmengine.optim import OptimWrapper
 
     class Scaler(OptimWrapper):
         """What AmpOptimWrapper does on a GPU."""

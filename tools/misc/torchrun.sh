@@ -4,6 +4,10 @@
 set -euo pipefail
 gpus=$1
 shift
+case $gpus in
+    [1-9]*|auto|cpu|gpu) ;;
+    *) echo "GPUS must be the number of processes; got $gpus" >&2; exit 2 ;;
+esac
 
 if [[ -n ${NNODES:-}${PORT:-} ]]; then
     rendezvous=(
