@@ -24,7 +24,7 @@ from biformer_mm.whole_files import whole_file
 from .recording import BlockRouting
 
 PAGE = Path(__file__).with_name('explorer-page')
-SCRIPTS = ('data.js', 'drawing.js', 'page.js')
+SCRIPTS = ('data.js', 'drawing.js', 'rendering.js', 'page.js')
 LEVELS = 15  # to which a heat map's maximum is scaled before it is rounded
 LONG_SIDE = 1333  # of the picture, in pixels
 MAX_HEAT_BYTES = 8_000_000  # of one block, unpacked: phones hold them, too

@@ -16,6 +16,7 @@ from .recording import BlockRouting
 RANK_COLORS = colormaps['cividis']
 HEAT_COLORS = colormaps['inferno']
 PANEL_INCHES = 5.
+SMALLEST_TEXT = 4  # points; what cannot be read is not written
 OUTLINE = [withStroke(linewidth=3, foreground='black')]
 
 
@@ -36,7 +37,7 @@ def draw_routing(picture: np.ndarray, routing: BlockRouting,
         A figure of one row for each query.
     """
     height, width = picture.shape[:2]
-    panel = 0.93 * PANEL_INCHES * min(height / width, 1.5)
+    panel = _panel_height(height, width)
     figure = Figure(
         figsize=(3 * PANEL_INCHES, len(queries) * (panel + 0.35) + 0.5),
         layout='constrained')
@@ -52,6 +53,9 @@ def draw_routing(picture: np.ndarray, routing: BlockRouting,
         _draw_regions(axes[1], picture, faint, routing, query, region)
         _draw_heat(axes[2], faint, routing, query, token)
         for axis in axes:
+            for image in axis.images:
+                # Edge to edge, as the boxes are; not from middle to middle.
+                image.set_extent((0, width, height, 0))
             axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     return figure
 
@@ -95,15 +99,17 @@ def _draw_regions(axis: Axes, picture: np.ndarray, faint: np.ndarray,
         shown[top:bottom, left:right] = picture[top:bottom, left:right]
     axis.imshow(shown)
     share = dict(zip(routing.index[region].tolist(), routing.strength[region]))
-    size = _text_size(axis, routing)
+    size = _text_size(routing, *picture.shape[:2])
+    outside = 0
     for rank, i in reversed(list(enumerate(routed))):
         left, top, right, bottom = routing.region_box(i)
         if left >= min(right, shown.shape[1]) or (
                 top >= min(bottom, shown.shape[0])):
-            continue  # in the padding
+            outside += 1  # in the padding
+            continue
         color = RANK_COLORS(1 - 0.8 * rank / max(len(routed) - 1, 1))
         _outline(axis, routing, i, color, 2.5 if rank == 0 else 1.5)
-        if routing.topk is not None:
+        if routing.topk is not None and size >= SMALLEST_TEXT:
             axis.text(
                 (left + min(right, shown.shape[1])) / 2,
                 (top + min(bottom, shown.shape[0])) / 2,
@@ -117,8 +123,11 @@ def _draw_regions(axis: Axes, picture: np.ndarray, faint: np.ndarray,
     _mark(axis, query)
     if routing.topk is None:
         axis.set_title('full attention: no regions')
+    elif outside:
+        axis.set_title(f'regions by rank; first gets {share[routed[0]]:.0%}; '
+                       f'{outside} off the picture')
     else:
-        axis.set_title(f'routed regions by rank; the first gets '
+        axis.set_title('routed regions by rank; the first gets '
                        f'{share[routed[0]]:.0%} of the attention')
 
 
@@ -126,6 +135,8 @@ def _draw_heat(axis: Axes, faint: np.ndarray, routing: BlockRouting,
                query: Tuple[int, int], token: Tuple[int, int]) -> None:
     heat = routing.heat_map(*token).mean(axis=0)
     height, width = faint.shape[:2]
+    outside = 1 - heat[:-(-height // routing.stride), :-(
+        -width // routing.stride)].sum()
     spread = np.kron(heat, np.ones((routing.stride, routing.stride)))
     spread = np.pad(spread, ((0, max(height - spread.shape[0], 0)),
                              (0, max(width - spread.shape[1], 0))), 'edge')
@@ -135,11 +146,21 @@ def _draw_heat(axis: Axes, faint: np.ndarray, routing: BlockRouting,
         np.ma.masked_equal(spread, 0),
         cmap=HEAT_COLORS,
         vmin=0,
+        vmax=spread.max() or 1,  # if all is off the picture
         alpha=0.85,
         interpolation='nearest')
     _mark(axis, query)
-    axis.set_title(f'attention per token, mean of {routing.num_heads} heads')
-    bar = axis.figure.colorbar(image, ax=axis, fraction=0.04, pad=0.01)
+    heads = f'mean of {routing.num_heads} heads'
+    if outside > 0.005:
+        axis.set_title(f'attention, {heads}; {outside:.0%} off the picture')
+    else:
+        axis.set_title(f'attention per token, {heads}')
+    bar = axis.figure.colorbar(
+        image,
+        ax=axis,
+        fraction=0.04,
+        pad=0.01,
+        panchor=False)  # or the title of a narrow panel is cut off
     bar.ax.set_facecolor(tuple(faint.mean(axis=(0, 1)) / 255))
     bar.formatter.set_powerlimits((-2, 3))
 
@@ -170,10 +191,13 @@ def _mark(axis: Axes, query: Tuple[int, int]) -> None:
         markeredgewidth=1.2)
 
 
-def _text_size(axis: Axes, routing: BlockRouting) -> float:
+def _panel_height(height: int, width: int) -> float:
+    """Inches of a panel that shows so many pixels."""
+    return 0.93 * PANEL_INCHES * min(height / width, 1.5)
+
+
+def _text_size(routing: BlockRouting, height: int, width: int) -> float:
     """Points that let a number of two digits fit a region."""
-    share = min(
-        routing.region_size[0] * routing.stride / routing.image_size[0] *
-        routing.image_size[0] / routing.image_size[1],
-        routing.region_size[1] * routing.stride / routing.image_size[1])
-    return float(np.clip(PANEL_INCHES * 72 * share * 0.55, 4, 16))
+    inches_per_pixel = _panel_height(height, width) / height
+    side = min(routing.region_size) * routing.stride * inches_per_pixel
+    return min(72 * side * 0.55, 16)

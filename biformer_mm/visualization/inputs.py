@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from biformer_mm.errors import UsageError, explained
 
 
+SMALLEST_SIDE = 32  # that a BiFormer takes, in pixels: the stride of stage 4
+
+
 class NetworkInput(NamedTuple):
     """An image as a network sees it.
 
@@ -56,7 +59,7 @@ def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
 
     Raises:
         UsageError: The file is no image that OpenCV can read, or the config
-            has no way to prepare it.
+            has no way to prepare it, or makes it too small for a BiFormer.
     """
     import mmcv  # of the frameworks, not of this package
 
@@ -72,6 +75,13 @@ def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
         pipeline = _build_pipeline(cfg)
         packed = _run(pipeline, image, path)
         data = model.data_preprocessor(pseudo_collate([packed]), False)
+    seen_height, seen_width = data['inputs'].shape[-2:]
+    if min(seen_height, seen_width) < SMALLEST_SIDE:
+        raise UsageError(
+            f'the network must see at least {SMALLEST_SIDE} x '
+            f'{SMALLEST_SIDE} pixels; of {path} the config makes '
+            f'{seen_height} x {seen_width}: give an image that is less '
+            'narrow, or have the config pad it')
     # Where the pixels come from, whatever the pipeline: it is run on an image
     # whose colours are its coordinates.
     height, width = image.shape[:2]

@@ -163,11 +163,13 @@ def record_routing(backbone: BiFormer,
             lambda module, args: seen.update({module: args[0]}))
         for attn in blocks
     ]
-    training = backbone.training
+    # Of each module, for somebody may have frozen a part by hand.
+    modes = {module: module.training for module in backbone.modules()}
     try:
         backbone.eval()(images)
     finally:
-        backbone.train(training)
+        for module, training in modes.items():
+            module.training = training
         for hook in hooks:
             hook.remove()
     for attn, place in blocks.items():

@@ -467,6 +467,64 @@ def test_phone_needs_no_sideways_scrolling(open_page, path, routings):
     assert page.evaluate(widest) == 375
 
 
+def test_focus_is_never_under_the_picture(open_page, path):
+    """Which stays at the top of narrow windows."""
+    page = open_page(path, viewport=dict(width=390, height=500))
+    edges = """() => {
+        const box = (e) => e.getBoundingClientRect();
+        const focused = document.activeElement;
+        return [box(focused.closest('label') ?? focused).top,
+                box(document.querySelector('.picture')).bottom];
+    }"""
+    page.locator('#list').focus()
+    page.evaluate('() => window.scrollTo(0, 1e6)')
+    for name in 'direction', 'mode', 'block', 'stage':
+        page.keyboard.press('Shift+Tab')
+        focused = page.locator(':focus')
+        assert name in (focused.get_attribute('name'),
+                        focused.get_attribute('id'))
+        ring = 5  # pixels
+        top, bottom = page.evaluate(edges)
+        assert top - ring >= bottom, name
+
+
+def test_upright_tablet_has_one_column(open_page, path):
+    page = open_page(path, viewport=dict(width=820, height=1180))
+    picture = page.locator('#view').bounding_box()
+    panel = page.locator('.panel').bounding_box()
+    assert panel['y'] >= picture['y'] + picture['height']
+    assert picture['width'] > 0.8 * 820
+
+
+def test_choice_is_seen_in_forced_colors(open_page, path):
+    page = open_page(path, forced_colors='active')
+    chosen, other = (
+        page.locator(f'[name=mode][value={mode}] + span').evaluate(
+            'e => getComputedStyle(e).backgroundColor')
+        for mode in ('regions', 'attention'))
+    assert chosen != other
+
+
+def test_list_without_rows_is_no_stop_of_the_focus(page, routings):
+    choose(page, 'direction', 'from')
+    routing, region = next((r, i) for r in routed_blocks(routings)
+                           for i in on_map(r) if not len(r.incoming(i)))
+    go_to(page, routing)
+    hover(page, *region_middle(routing, region))
+    assert 'is routed to by no regions' in caption(page)
+    assert not page.locator('#list').is_visible()
+    assert not page.locator('#list-title').is_visible()
+
+
+def test_old_browser_is_told(path, browser):
+    page = browser.new_page()
+    page.add_init_script('delete globalThis.DecompressionStream')
+    page.goto(path.as_uri())
+    expect(page.locator('#caption')).to_contain_text(
+        'needs a browser of 2024 or later (ReferenceError: Decompression')
+    page.close()
+
+
 @pytest.mark.parametrize('system', ['light', 'dark'])
 def test_theme_follows_the_system_until_toggled(open_page, path, system):
     page = open_page(path, color_scheme=system)

@@ -101,6 +101,52 @@ def test_heat_panel_shows_each_token_where_it_is(drawn, picture, i):
             shown[row], expected[row // 8, np.arange(shown.shape[1]) // 8])
 
 
+@pytest.mark.parametrize('i', [0, 1, 2])
+def test_pixels_lie_where_boxes_and_queries_count_them(drawn, picture, i):
+    height, width = picture.shape[:2]
+    for image in drawn[2][i].images:
+        assert tuple(image.get_extent()) == (0, width, height, 0)
+
+
+def test_what_lies_off_the_picture_is_counted(backbone, picture):
+    """Of the input, the picture covers a region alone; the title tells where
+    the rest of the attention is."""
+    routing = record(backbone, 2)
+    figure = figures.draw_routing(picture[:24, :40], routing, [(3, 3)])
+    routed = routing.index[0].tolist()
+    outside = len(set(routed) - {0})
+    assert f'; {outside} off the picture' in figure.axes[1].get_title()
+    on_picture = routing.heat_map(0, 0).mean(axis=0)[:3, :5].sum()
+    heat = figure.axes[2]
+    assert f'; {1 - on_picture:.0%} off the picture' in heat.get_title()
+    assert heat.images[1].get_clim()[0] == 0 < heat.images[1].get_clim()[1]
+
+
+@pytest.mark.parametrize('size', [(64, 96), (24, 40), (300, 20), (20, 900)])
+def test_titles_are_whole_and_apart(backbone, size):
+    generator = torch.Generator().manual_seed(0)
+    side = [max(length, 32) for length in size]
+    image = torch.randn(1, 3, *side, generator=generator)
+    routing, = record_routing(backbone, image, 3)
+    figure = figures.draw_routing(
+        np.zeros((*size, 3), np.uint8), routing, [(3, 3)])
+    width = figures.to_array(figure).shape[1]
+    spans = [axis.title.get_window_extent() for axis in figure.axes[:3]]
+    edges = [x for span in spans for x in (span.x0, span.x1)]
+    assert edges == sorted(edges)
+    assert edges[0] >= 0 and edges[-1] <= width
+
+
+def test_numbers_that_cannot_be_read_are_left_out(backbone):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, 32, 3200, generator=generator)
+    routing, = record_routing(backbone, image, 2)
+    figure = figures.draw_routing(
+        np.zeros((32, 3200, 3), np.uint8), routing, [(3, 3)])
+    assert not figure.axes[1].texts
+    assert boxes(figure.axes[1])
+
+
 def test_full_attention_is_said_to_have_no_regions(backbone, picture):
     figure = figures.draw_routing(picture, record(backbone, 4), QUERIES[:1])
     assert figure.get_suptitle().endswith(': full attention, 3 x 4 tokens')

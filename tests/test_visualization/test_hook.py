@@ -92,6 +92,49 @@ def test_each_image_and_stage_is_drawn(runner, events):
             assert picture.std() > 10
 
 
+def look(runner, monkeypatch, hook, main=True):
+    """Validations, of three, that the hook wrote anything at."""
+    dataset, written = runner.val_dataloader.dataset, set()
+    monkeypatch.setattr('biformer_mm.visualization.hook.is_main_process',
+                        lambda: main)
+    batch = {
+        name: [dataset[i][name] for i in range(2)]
+        for name in ('inputs', 'data_samples')
+    }
+    for number in range(3):
+        for name in ('add_image', 'add_scalars'):
+            monkeypatch.setattr(
+                runner.visualizer,
+                name,
+                lambda *_, number=number, **__: written.add(number))
+        hook.before_val_epoch(runner)
+        hook.after_val_iter(runner, 0, batch)
+        hook.after_val_epoch(runner)
+    return written
+
+
+def test_interval_counts_validations(runner, monkeypatch):
+    hook = RoutingVisualizationHook(stages=[3], interval=2)
+    assert look(runner, monkeypatch, hook) == {0, 2}
+
+
+def test_other_ranks_look_at_nothing(runner, monkeypatch):
+    hook = RoutingVisualizationHook(stages=[3])
+    assert look(runner, monkeypatch, hook, main=False) == set()
+
+
+def test_training_goes_on_as_without_it(runner, monkeypatch):
+    modes = [module.training for module in runner.model.modules()]
+    state = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    generators = torch.get_rng_state(), np.random.get_state()[1].copy()
+    assert look(runner, monkeypatch, RoutingVisualizationHook()) == {0, 1, 2}
+    assert [module.training for module in runner.model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), generators[0])
+    assert (np.random.get_state()[1] == generators[1]).all()
+    for name, value in runner.model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
 @pytest.mark.parametrize('stages', [[4], [3, 9]])
 def test_stages_that_do_not_route_are_refused_before_training(runner, stages):
     hook = RoutingVisualizationHook(stages=stages)

@@ -93,6 +93,16 @@ def test_files_that_are_no_images_are_refused(config, tmp_path):
         load_input(*config, str(text))
 
 
+def test_images_too_narrow_for_the_network_are_refused(tmp_path):
+    cfg = Config.fromfile(ROOT / 'configs' / 'retinanet_biformer_demo.py')
+    model, _ = build_model(cfg)
+    path = tmp_path / 'tall.png'
+    cv2.imwrite(str(path), np.full((2000, 32, 3), 77, np.uint8))
+    with pytest.raises(
+            UsageError, match='tall.png the config makes 160 x 3: give'):
+        load_input(cfg, model, str(path))
+
+
 def test_an_image_of_one_pixel(config, tmp_path):
     path = tmp_path / 'pixel.png'
     cv2.imwrite(str(path), np.full((1, 1, 3), 77, np.uint8))

@@ -176,6 +176,17 @@ def test_recording_visits_each_block_and_changes_nothing():
     assert not any(m._forward_pre_hooks for m in backbone.modules())
 
 
+def test_modes_and_random_numbers_are_left_as_they_were():
+    backbone = small_backbone().train()
+    backbone.stages[0].eval()  # frozen by hand
+    modes = [module.training for module in backbone.modules()]
+    generators = torch.get_rng_state(), np.random.get_state()[1].copy()
+    list(record_routing(backbone, torch.ones(1, 3, 64, 64)))
+    assert [module.training for module in backbone.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), generators[0])
+    assert (np.random.get_state()[1] == generators[1]).all()
+
+
 def test_one_block_is_recorded_of_the_map_that_reaches_it():
     torch.manual_seed(0)
     backbone = small_backbone()
