@@ -36,6 +36,7 @@ from report import DEFAULT_OUT, environment, table, write
 
 CONFIG = Path(__file__).resolve().parents[1] / 'configs/biformer_demo.py'
 NUDGED = 'nudged'
+TRAIN_IMAGES, HELD_OUT_IMAGES = 1600, 1000
 LAST = 100  # steps whose mean is the final loss
 POINTS = 50  # of a loss curve
 METRICS = dict(loss=3, accuracy=1)  # with decimals
@@ -240,8 +241,8 @@ def main() -> None:
         data = make_shapes(
             Path(folder) / 'shapes',
             'imagenet',
-            num_train=1600,
-            num_val=1000,
+            num_train=TRAIN_IMAGES,
+            num_val=HELD_OUT_IMAGES,
             image_size=64)
         for seed in args.seeds:
             for name in args.backend:
@@ -265,8 +266,8 @@ def main() -> None:
             config=CONFIG.name,
             steps=args.steps,
             seeds=args.seeds,
-            train_images=1600,
-            held_out_images=1000,
+            train_images=TRAIN_IMAGES,
+            held_out_images=HELD_OUT_IMAGES,
             dtype='fp32'),
         rows=rows,
         conclusions=conclusions)

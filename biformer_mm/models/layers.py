@@ -4,7 +4,6 @@ from typing import Dict, Optional, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
 from biformer_mm.ops.checks import flag, number
@@ -124,7 +123,6 @@ class _DepthwiseConv(torch.autograd.Function):
             x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dout: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, weight = ctx.saved_tensors
         channels, _, size, _ = weight.shape
@@ -171,7 +169,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.fc1(x)
-        if torch.is_grad_enabled() and _is_plain(self.fc2):
+        if (torch.is_grad_enabled() and not torch.jit.is_tracing()
+                and _is_plain(self.fc2, nn.Linear)
+                and _is_plain(self.act, nn.GELU)
+                and self.act.approximate == 'none'):
             return _GELULinear.apply(hidden, self.fc2.weight, self.fc2.bias)
         return self.fc2(self.act(hidden))
 
@@ -186,7 +187,6 @@ class _GELULinear(torch.autograd.Function):
         return F.linear(F.gelu(x), weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dout: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, weight = ctx.saved_tensors
         dx = dweight = dbias = None
@@ -202,12 +202,12 @@ class _GELULinear(torch.autograd.Function):
         return dx, dweight, dbias
 
 
-def _is_plain(linear: nn.Module) -> bool:
-    """Whether a layer's weights say all about it: nothing wraps, hooks or
-    traces it."""
-    return (type(linear) is nn.Linear and not linear._forward_hooks
-            and not linear._forward_pre_hooks
-            and not torch.jit.is_tracing())
+def _is_plain(layer: nn.Module, kind: type) -> bool:
+    """Whether a layer is what it was made as: neither replaced, wrapped nor
+    hooked."""
+    return type(layer) is kind and not (
+        layer._forward_hooks or layer._forward_pre_hooks
+        or layer._backward_hooks or layer._backward_pre_hooks)
 
 
 class DropPath(nn.Module):

@@ -54,12 +54,9 @@ def _valid(query: Tensor, valid_h: int, valid_w: int) -> Optional[Tensor]:
 
 def _maps(query: Tensor, key: Tensor, value: Tensor, valid: Optional[Tensor],
           attend_padding: bool) -> Tuple[Tensor, ...]:
-    """(N, Sh, Sw, h, w, C) -> (N, L, C), channels contiguous; padding that is
-    not used is zeroed, as 0 * nan would reach the sums."""
-    maps = [
-        merge(x if x.stride(-1) == 1 else x.contiguous()).flatten(1, 2)
-        for x in (query, key, value)
-    ]
+    """(N, Sh, Sw, h, w, C) -> (N, L, C); padding that is not used is zeroed,
+    as 0 * nan would reach the sums."""
+    maps = [merge(x).flatten(1, 2) for x in (query, key, value)]
     if valid is not None:
         padding = ~valid[:, None]
         for i in range(1 if attend_padding else 3):

@@ -10,8 +10,9 @@ def register(name: str, forward: Callable, backward: Callable,
              outputs: Callable, gradients: Callable) -> Callable:
     """Register an attention as ``torch.ops.biformer_mm.<name>``.
 
-    It is one node to torch.compile and to FLOP counters. PyTorch before 2.4 has no registration
-    from Python: there it is an autograd function and runs eagerly.
+    It is one node to torch.compile and to FLOP counters. PyTorch before 2.4
+    has no registration from Python: there it is an autograd function and runs
+    eagerly.
 
     Args:
         name: Name of the op; ``<name>_backward`` is its gradient's.

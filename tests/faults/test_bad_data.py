@@ -90,6 +90,7 @@ def test_image(copy, task, layout, name, kind):
     dict(bbox=[60, 60, 40, 40]),
     dict(bbox=[NAN, 5, 9, 9]),
     dict(area=0),
+    dict(area=NAN),
     dict(segmentation=[[1, 1, 9, 9, 5, 5, 3]]),
     dict(category_id=99),
     dict(image_id=99),

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from random_cases import cases
 from tool_runner import ROOT, load_module
 
 from biformer_mm.checkpoint import (CheckpointError, convert_model,
@@ -15,16 +16,6 @@ from biformer_mm.checkpoint import (CheckpointError, convert_model,
 from biformer_mm.models import BiFormer
 
 pytestmark = pytest.mark.faults
-
-
-def cases(number):
-    return settings(
-        max_examples=number,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck))
-
 
 # ---- checkpoints ----
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.utils import digit_version
+from torch import nn
 
 import golden
 from biformer_mm.checkpoint import convert_state_dict
@@ -234,6 +235,16 @@ def test_a_backend_asked_for_by_name_is_kept_or_refused():
             match=r"stages.0.0.attn asks for 'cpu'; add --cfg-options "
             r'model.backbone.attn_backend=auto'):
         pin_backend(make(attn_backend='cpu'))
+
+
+@pytest.mark.parametrize('backbone, kind', [(None, 'none'),
+                                            (nn.Identity(), 'Identity')])
+def test_another_backbone_alone_is_refused(backbone, kind):
+    model = nn.Module()
+    model.backbone = backbone
+    with pytest.raises(
+            UsageError, match=f'backbone of Module is {kind}: leave it out'):
+        FeaturePath(model, backbone=True)
 
 
 def make_tied():

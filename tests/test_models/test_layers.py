@@ -23,6 +23,21 @@ def test_depthwise_conv_is_the_convolution_and_its_gradients(size):
         torch.testing.assert_close(grad, right)
 
 
+@pytest.mark.parametrize('layer, shape', [(DepthwiseConv(4, 5), (2, 4, 5, 6)),
+                                          (MLP(4, 6), (2, 3, 4))])
+def test_gradients_have_gradients(layer, shape):
+    """As a penalty of gradients wants, whose loss need not be a function of
+    the output: a backward pass that cannot must not pass for one."""
+    torch.manual_seed(0)
+    layer.double()
+    x = torch.randn(shape, dtype=torch.double, requires_grad=True)
+
+    def gradient(x, *weights):
+        return torch.autograd.grad(layer(x).sum(), x, create_graph=True)[0]
+
+    assert torch.autograd.gradcheck(gradient, (x, *layer.parameters()))
+
+
 def test_depthwise_conv_under_autocast():
     """Computed in half precision; gradients have their tensors' dtypes."""
     torch.manual_seed(0)
@@ -97,17 +112,29 @@ def test_mlp_keeps_one_hidden_map():
     assert len(kept) == 1
 
 
-def test_mlp_calls_layers_that_were_replaced_or_hooked():
-    mlp, x, called = MLP(4, 12), torch.randn(2, 3, 5, 4), []
-    mlp.fc2.register_forward_hook(lambda *_: called.append('hook'))
-    mlp(x)
+@pytest.mark.parametrize('name', ['fc2', 'act'])
+@pytest.mark.parametrize('hook', [
+    'forward_hook', 'forward_pre_hook', 'full_backward_hook',
+    'full_backward_pre_hook'
+])
+def test_mlp_calls_hooks(name, hook):
+    mlp, called = MLP(4, 12), []
+    register = getattr(getattr(mlp, name), f'register_{hook}')
+    register(lambda *_: called.append(name))
+    mlp(torch.randn(2, 3, 5, 4)).sum().backward()
+    assert called == [name]
 
-    class Scaled(nn.Linear):
 
-        def forward(self, x):
-            called.append('layer')
-            return 2 * super().forward(x)
-
-    mlp.fc2 = Scaled(12, 4)
-    mlp(x)
-    assert called == ['hook', 'layer']
+@pytest.mark.parametrize('name, layer', [
+    ('fc2', nn.Sequential(nn.Linear(12, 4), nn.Tanh())),
+    ('act', nn.ReLU()),
+    ('act', nn.GELU(approximate='tanh')),
+])
+def test_mlp_calls_layers_that_were_replaced(name, layer):
+    """Training and inference alike."""
+    torch.manual_seed(0)
+    mlp, x = MLP(4, 12).double(), 3 * torch.randn(2, 3, 5, 4).double()
+    setattr(mlp, name, layer.double())
+    for found, wanted in zip(
+            run_mlp(mlp, x, plain=False), run_mlp(mlp, x, plain=True)):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)

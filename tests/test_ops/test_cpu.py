@@ -53,6 +53,16 @@ def test_holds_no_more_than_a_map_and_a_tile(monkeypatch):
     assert 0 < largest.elements <= max(elements, tile)
 
 
+def test_a_tile_fills_its_bytes(monkeypatch):
+    """Keys and values of as many regions as fit."""
+    monkeypatch.setattr(cpu_chunked, 'TILE_BYTES', 40_000)
+    _, key, value, index = make_inputs(size=32, num_regions=8, topk=4)
+    region = 2 * 4 * 16 * 8 * 4  # 4 regions of 16 tokens, 8 channels of fp32
+    keys = cpu_chunked._Keys(key, value, index, mask=None)
+    assert keys.regions_per_tile == 40_000 // region
+    assert sum(x.nbytes for x in keys.buffers) <= 40_000
+
+
 @pytest.mark.parametrize('size, num_regions, topk, way', [
     (14, 7, 16, cpu_dense),
     (16, 8, 16, cpu_dense),

@@ -114,9 +114,18 @@ def test_default_comes_from_the_setter_before_the_environment(
     (dict(index=torch.zeros(1, 3, 1).long()), r'\(1, 4, k\); got \(1, 3, 1\)'),
     (dict(index=torch.zeros(1, 4, 5).long()),
      'between 1 and the number of regions, 4; got k=5'),
+    (dict(index=torch.tensor([0, 1, 2, 4]).view(1, 4, 1)),
+     'must hold regions, 0 to 3; got 0 to 4'),
+    (dict(index=torch.tensor([0, -1, 2, 3]).view(1, 4, 1)), 'got -1 to 3'),
+    (dict(key=torch.zeros(1, 2, 2, 2, 2, 8, device='meta')),
+     'key must be on the device of query, cpu; got meta'),
     (dict(num_heads=3), 'got C=8 and num_heads=3'),
+    (dict(num_heads=True), 'num_heads must be an integer .*; got True'),
+    (dict(scale=float('nan')), 'scale must be a finite number; got nan'),
+    (dict(attend_padding='False'), "True or False; got 'False'"),
     (dict(valid_size=(5, 4)), r'between \(1, 1\) and \(4, 4\).* got \(5, 4\)'),
     (dict(valid_size=(4, 0)), r'got \(4, 0\)'),
+    (dict(valid_size=(0, 4)), r'got \(0, 4\)'),
 ])
 def test_wrong_input(inputs, change, message):
     names = ('query', 'key', 'value', 'index')

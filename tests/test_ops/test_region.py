@@ -61,7 +61,8 @@ def routing_cost(height, width, channels, topk, s):
 
 @pytest.mark.parametrize('height, width', [(56, 56), (200, 334), (25, 42),
                                            (7, 300), (3, 3), (1, 1)])
-@pytest.mark.parametrize('channels, topk', [(64, 1), (128, 4), (256, 16)])
+@pytest.mark.parametrize('channels, topk', [(64, 1), (64, 2), (128, 4),
+                                            (256, 16)])
 def test_auto_num_regions_costs_least(height, width, channels, topk):
     s = auto_num_regions(height, width, channels, topk)
     fewest = math.ceil(math.sqrt(topk))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tolerances import relative_rms, tolerances
 
-from biformer_mm.ops import merge, partition, region_attention, sdpa
+from biformer_mm.ops import merge, region_attention, sdpa
 from biformer_mm.ops.reference import region_attention_with_weights
 
 # N, Sh, Sw, h, w, C, heads, k
@@ -153,22 +153,23 @@ def test_gradients(backend, padding, device):
         [x.requires_grad_() for x in qkv])
 
 
+# In the second, a region's tokens lie one after the other in any layout.
+@pytest.mark.parametrize('shape', [(2, 3, 3, 2, 2, 8, 2, 4),
+                                   (2, 3, 1, 2, 2, 8, 2, 2)])
 @pytest.mark.parametrize('make', ['map', 'fused projection', 'NCHW'])
-def test_takes_any_strides(backend, make, device):
-    shape = (2, 3, 3, 2, 2, 8, 2, 4)
+def test_takes_any_strides(backend, make, shape, device):
     qkv, index, options = make_inputs(shape, device)
     expected = region_attention(*qkv, index, **options, backend=backend)
     if make == 'map':
-        qkv = [partition(merge(x).contiguous(), 3) for x in qkv]
+        qkv = [cut(merge(x).contiguous(), shape) for x in qkv]
     elif make == 'fused projection':
         qkv = torch.cat(qkv, dim=-1).chunk(3, dim=-1)
     else:
         qkv = [
-            partition(
+            cut(
                 merge(x).permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
-                3) for x in qkv
+                shape) for x in qkv
         ]
-    assert not qkv[0].is_contiguous()
     out = region_attention(*qkv, index, **options, backend=backend)
     torch.testing.assert_close(out, expected)
 
@@ -224,3 +225,13 @@ def test_weights_are_a_distribution_over_the_routed_tokens():
             0, 1)
         torch.testing.assert_close(
             out.flatten(3, 4).flatten(1, 2)[0, region], expected)
+
+
+def test_an_empty_batch_gives_an_empty_map_and_gradients(backend, device):
+    shape = (0, 2, 2, 2, 2, 4, 2, 2)
+    qkv, index, options = make_inputs(shape, device)
+    qkv = [x.requires_grad_() for x in qkv]
+    out = region_attention(*qkv, index, **options, backend=backend)
+    assert out.shape == shape[:6] and out.dtype == qkv[0].dtype
+    for x, grad in zip(qkv, torch.autograd.grad(out.sum(), qkv)):
+        assert grad.shape == x.shape

@@ -25,9 +25,16 @@ def test_index_ranks_regions_by_affinity_of_their_means():
             assert index[n, i].tolist() == best
 
 
+def test_means_are_over_the_tokens_of_each_region():
+    """Of 2 x 3 tokens."""
+    tokens = regions(4, 6, 2)
+    mean, occupied = region_mean(tokens)
+    torch.testing.assert_close(mean, tokens.mean(dim=(3, 4)).flatten(1, 2))
+    assert occupied is None
+
+
 def test_padding_is_left_out_of_the_means():
     tokens = regions(6, 8, 2)
-    tokens = tokens.contiguous()
     mean, occupied = region_mean(tokens, valid_size=(5, 6))
     expected = tokens[:, 1, 1, :2, :2].mean(dim=(1, 2))  # 2 of 3, 2 of 4
     torch.testing.assert_close(mean[:, 3], expected)
@@ -52,6 +59,9 @@ def test_half_precision_neither_overflows_nor_reorders():
     assert torch.equal(index, routing_index(query.double(), key.double(), 5))
 
 
-def test_no_gradient_flows_through_routing():
-    query = regions(4, 4, 2).requires_grad_()
-    assert not routing_index(query, query, 2).requires_grad
+def test_nothing_is_kept_for_a_gradient():
+    """None flows through routing."""
+    query, kept = regions(4, 4, 2).requires_grad_(), []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda x: x):
+        routing_index(query, query, 2, valid_size=(3, 4))
+    assert not kept
