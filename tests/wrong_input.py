@@ -98,6 +98,8 @@ WRONG_TRAINING = [
     ['train_cfg=3'],
     ['train_cfg.type=NoSuch'],
     ['train_cfg.max_epochs=three'],
+    ['train_cfg.val_interval=0'],
+    ['optim_wrapper.accumulative_counts=0'],
     ['train_cfg.no_such=3'],
     ['param_scheduler=3'],
     ['param_scheduler.0.type=NoSuch'],
@@ -168,6 +170,10 @@ TOOLS = {
             '{image}/x.pkl', '{box}/folder.pkl'
         ],
         '--launcher': ['pytorch', 'slurm', 'mpi'],
+        '--tta': [['--cfg-options', field]
+                  for field in ('tta_model=3', 'tta_model.type=NoSuch',
+                                'test_dataloader.dataset.pipeline=3',
+                                'test_dataloader.dataset.pipeline=[]')],
         '--cfg-options':
         KEYS + SOME_MODELS +
         WRONG_TEST + [['test_evaluator=None'], ['test_evaluator.type=NoSuch'],
@@ -225,7 +231,7 @@ TOOLS = {
         'config':
         WRONG_CONFIG,
         'checkpoint': [*WRONG_CHECKPOINT, '{seg_pth}'],
-        '--shape': [[x, '64'] for x in SIZES] + [['31', '64']],
+        '--shape': [[x, '64'] for x in SIZES] + [['31', '64'], '7', 'x'],
         '--out': [*WRONG_OUT, '{box}', '{image}', ''],
         '--image':
         WRONG_IMAGE,
@@ -241,7 +247,10 @@ TOOLS = {
             '--out': 'out',
             '--device': 'cpu'
         }), {
-            'images': [*WRONG_IMAGE, ['{image}', '{image}']],
+            'images': [
+                *WRONG_IMAGE, ['{image}', '{image}'],
+                ['{box}/junk.jpg', '{box}/empty.jpg']
+            ],
             '--config':
             WRONG_CONFIG,
             '--checkpoint': [*WRONG_CHECKPOINT, '{seg_pth}'],

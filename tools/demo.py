@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from biformer_mm.datasets import make_shapes
-from biformer_mm.engine.command_line import make_parser
+from biformer_mm.engine.command_line import make_parser, usage_errors
+from biformer_mm.errors import explained
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,7 +42,11 @@ def main() -> None:
     task = TASKS[parser.parse_args().task]
 
     os.chdir(ROOT)  # the configs' paths start here
-    make_shapes(Path('data/shapes') / task.data['layout'], **task.data)
+    data = Path('data/shapes') / task.data['layout']
+    with usage_errors('demo.py'), explained(
+            f'{data} must be free for the data, or hold it already',
+            'move away what is there, or free its disk'):
+        make_shapes(data, **task.data)
     config = f'configs/{task.config}.py'
     work_dir = Path('work_dirs') / task.config
     checkpoint = work_dir / 'epoch_16.pth'

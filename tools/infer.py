@@ -49,8 +49,9 @@ class Input(NamedTuple):
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
-        __doc__, 'python tools/infer.py photos --config '
-        'configs/retinanet_biformer_s_1x.py --checkpoint CHECKPOINT')
+        __doc__, 'python tools/infer.py data/shapes/coco/val --config '
+        'configs/retinanet_biformer_demo.py --checkpoint '
+        'work_dirs/retinanet_biformer_demo/epoch_16.pth  # after make demo')
     parser.add_argument(
         'input', nargs='+', metavar='INPUT', help='what to predict on')
     parser.add_argument('--config', required=True, help='path of the config')

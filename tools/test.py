@@ -7,13 +7,14 @@ from biformer_mm.datasets.paths import check_data
 from biformer_mm.engine import launch, testing
 from biformer_mm.engine.command_line import (add_trust, check_writable,
                                              make_parser, usage_errors)
-from biformer_mm.errors import UsageError
+from biformer_mm.errors import UsageError, explained
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
-        __doc__, 'python tools/test.py configs/retinanet_biformer_s_1x.py '
-        'CHECKPOINT --show-dir pictures')
+        __doc__, 'python tools/test.py configs/retinanet_biformer_demo.py '
+        'work_dirs/retinanet_biformer_demo/epoch_16.pth --show-dir pictures  '
+        '# after make demo')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
     launch.add_common_arguments(parser)
@@ -45,7 +46,11 @@ def main() -> None:
             check_writable('--show-dir', args.show_dir, folder=True)
             testing.set_show_dir(cfg, args.show_dir)
         if args.tta:
-            testing.set_tta(cfg)
+            with explained(
+                    '--tta needs a test_dataloader.dataset.pipeline, '
+                    'or tta_model and tta_pipeline, as the framework '
+                    'takes them', 'mend the config'):
+                testing.set_tta(cfg)
         runner = launch.build_runner(cfg)
         testing.load_checkpoint(runner, args.checkpoint)
         if args.out is not None:

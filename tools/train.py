@@ -10,7 +10,8 @@ from biformer_mm.engine.command_line import (add_trust, make_parser,
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
-        __doc__, 'python tools/train.py configs/retinanet_biformer_s_1x.py')
+        __doc__, 'python tools/train.py configs/retinanet_biformer_demo.py '
+        '--work-dir work_dirs/mine  # after make demo')
     parser.add_argument('config', help='path of the config')
     launch.add_common_arguments(parser)
     parser.add_argument(

@@ -231,6 +231,12 @@ def test_distributed_scripts_honour_the_usual_variables(script, args, rest):
     assert command.endswith(f'{rest} --work-dir a b --launcher pytorch\n')
 
 
+def test_distributed_scripts_want_a_number_of_processes(tmp_path):
+    output = run_tool(
+        'dist_train.sh', CONFIG, '--work-dir', 'x', cwd=tmp_path, ok=False)
+    assert output == 'GPUS must be the number of processes; got --work-dir\n'
+
+
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
 def test_distributed_scripts_say_how_they_are_called(script, tmp_path):
     output = run_tool(script, CONFIG, cwd=tmp_path, ok=False)

@@ -112,3 +112,15 @@ def test_unreadable_files_are_listed_after_the_others(draw, images, tmp_path):
         draw('text.jpg', images[0], '--config', CONFIGS / 'biformer_demo.py')
     written, = (tmp_path / 'outputs' / 'routing').iterdir()
     assert written.name == f'{images[0].stem}_stage3_block2.png'
+
+
+def test_several_unreadable_files_end_in_one_line(draw, tmp_path, capsys):
+    for name in ('a.jpg', 'b.jpg'):
+        (tmp_path / name).write_text('not an image')
+    with pytest.raises(SystemExit) as error:
+        draw('a.jpg', 'b.jpg', '--config', CONFIGS / 'biformer_demo.py')
+    assert error.value.code == (
+        'visualize_routing.py: error: all images must be drawn; 2 of 2 were '
+        'not, as listed above')
+    listed = capsys.readouterr().err.splitlines()[-2:]
+    assert [line[:5] for line in listed] == ['a.jpg', 'b.jpg']

@@ -16,6 +16,7 @@ from biformer_mm.analysis.complexity import (Terms, axial_attention,
                                              routing_attention)
 from biformer_mm.analysis.figures import STYLE, check_format, line, save
 from biformer_mm.engine.command_line import make_parser, usage_errors
+from biformer_mm.engine.tool_parts import markdown_table, print_report
 from biformer_mm.errors import UsageError
 from biformer_mm.ops import auto_num_regions
 
@@ -84,15 +85,13 @@ def main() -> None:
         ]
         if args.out is not None:
             save(plot(rows, args.channels, args.topk, auto), args.out)
-    print(table(rows, args.topk))
-    print(
-        FOOTNOTES.format(
-            channels=args.channels,
-            topk=args.topk,
-            rule='S the whole number that costs least, padding counted'
-            if auto else 'S as asked for'))
-    if args.out is not None:
-        print(args.out)
+    footnotes = FOOTNOTES.format(
+        channels=args.channels,
+        topk=args.topk,
+        rule='S the whole number that costs least, padding counted'
+        if auto else 'S as asked for')
+    print_report('\n'.join(
+        [table(rows, args.topk), footnotes, *filter(None, [args.out])]))
 
 
 def check_range(name: str, value: int) -> None:
@@ -153,13 +152,7 @@ def table(rows: List[Row], topk: int) -> str:
         millions = [f'{count / 1e6:,.1f}' for count in counts]
         cells.append((f'{row.height} x {row.width}', f'{best:.2f}',
                       str(row.num_regions), *millions))
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = [
-        f'| {" | ".join(x.rjust(width) for x, width in zip(line, widths))} |'
-        for line in cells
-    ]
-    rule = '|'.join('-' * (width + 1) + ':' for width in widths)
-    return '\n'.join([lines[0], f'|{rule}|', *lines[1:]])
+    return markdown_table(cells)
 
 
 def plot(rows: List[Row], channels: int, topk: int, auto: bool) -> Figure:

@@ -17,11 +17,7 @@ from typing import Dict, Iterator, NamedTuple
 # Compiled, not interpreted; Triton reads it when the kernels are defined.
 os.environ.pop('TRITON_INTERPRET', None)
 
-import triton  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
-
-from biformer_mm.ops import triton_config, triton_kernels  # noqa: E402
+from biformer_mm.ops import triton_config  # noqa: E402
 
 # Shared memory that one program can have, in bytes, by compute capability.
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
@@ -38,7 +34,6 @@ VARIANTS = {
     'whole': dict(CROP=False, CROP_KEYS=False, EVEN=False, of_block=4),
     'whole, even': dict(CROP=False, CROP_KEYS=False, EVEN=True, of_block=4),
 }
-BIN = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
 TYPES = {'half': 'bf16', 'tf32': 'fp32', 'ieee': 'fp32'}
 
 
@@ -79,6 +74,11 @@ def measure(capability: int, variant: str) -> Iterator[Resources]:
 def compile_kernel(capability: int, variant: str, kernel: str, precision: str,
                    block_d: int, config: triton_config.Config):
     """Registers, stack and shared memory of one configuration."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from biformer_mm.ops import triton_kernels
     options = config.options(kernel)
     launch = {name: options.pop(name) for name in ('num_warps', 'num_stages')}
     constants = dict(
@@ -102,7 +102,7 @@ def compile_kernel(capability: int, variant: str, kernel: str, precision: str,
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(compiled.asm['cubin'])
         file.flush()
-        usage = subprocess.run([BIN / 'cuobjdump', '-res-usage', file.name],
+        usage = subprocess.run([find_cuobjdump(), '-res-usage', file.name],
                                check=True,
                                text=True,
                                stdout=subprocess.PIPE).stdout
@@ -110,6 +110,19 @@ def compile_kernel(capability: int, variant: str, kernel: str, precision: str,
         int(re.search(rf'{name}:(\d+)', usage)[1])
         for name in ('REG', 'STACK'))
     return registers, stack, compiled.metadata.shared
+
+
+def find_cuobjdump() -> Path:
+    """Path of NVIDIA's tool, which Triton's package has.
+
+    Raises:
+        ImportError: There is no such Triton.
+    """
+    import triton.backends.compiler  # from Triton 3 on
+    path = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
+    if not path.is_file():
+        raise ImportError(f'there is no {path}')
+    return path
 
 
 def _signature(names, constants, dtype: str) -> Dict[str, str]:
@@ -150,8 +163,15 @@ def main() -> int:
         nargs='+',
         choices=VARIANTS,
         default=list(VARIANTS),
-        help='variants of each kernel (default: all)')
+        metavar='NAME',
+        help=f'variants of each kernel, of {", ".join(map(repr, VARIANTS))} '
+        '(default: all)')
     args = parser.parse_args()
+    try:
+        find_cuobjdump()
+    except ImportError as error:
+        sys.exit('kernel_resources.py: error: Triton 3 for NVIDIA GPUs must '
+                 f'be installed ({error}); pip install "triton>=3"')
     print('| GPU | variant | products | channels | kernel | own x list tile '
           '| warps | stages | registers | stack, B | shared memory, KiB |')
     print('|---|---|---|---|---|---|---|---|---|---|---|')

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from biformer_mm.analysis.figures import STYLE, check_format, line, save
 from biformer_mm.analysis.logs import Curve, Run, read_run
 from biformer_mm.engine.command_line import make_parser, usage_errors
+from biformer_mm.engine.tool_parts import print_report
 from biformer_mm.errors import UsageError
 
 LABELS = {
@@ -30,7 +31,8 @@ LABELS = {
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'python tools/analysis_tools/plot_logs.py '
-        'work_dirs/retinanet_biformer_demo --out curves.png')
+        'work_dirs/retinanet_biformer_demo --out curves.png  # after make demo'
+    )
     parser.add_argument(
         'work_dirs',
         nargs='+',
@@ -70,15 +72,15 @@ def main() -> None:
         keys = args.keys or default_keys(list(runs.values()))
         check_keys(keys, runs)
         save(plot(runs, keys, args.smooth), args.out)
-    for name, run in runs.items():
-        print(describe(name, run))
-    print(f'drawn: {", ".join(keys)}')
+    lines = [describe(name, run) for name, run in runs.items()]
+    lines.append(f'drawn: {", ".join(keys)}')
     others = sorted(set(logged(list(runs.values()))) - set(keys))
     if others:
-        print(f'not drawn, for --keys: {", ".join(others)}')
+        lines.append(f'not drawn, for --keys: {", ".join(others)}')
     if not args.keys and 'memory' not in keys:
-        print('no memory is in these logs: MMEngine logs that of GPUs alone')
-    print(args.out)
+        lines.append('no memory is in these logs: MMEngine logs that of GPUs '
+                     'alone')
+    print_report('\n'.join([*lines, args.out]))
 
 
 def warn(text: str) -> None:

@@ -103,22 +103,26 @@ def main() -> None:
         if args.html is not None:
             explore(cfg, model, args.images[0], args.html)
             return
-    bar = ProgressBar(len(args.images)) if len(args.images) > 1 else None
-    problems = []
-    for image in args.images:
-        try:
-            draw(cfg, model, image, args.query, args.stage, block,
-                 picture_path(args.out, image, args.stage, block))
-        except UsageError as error:
-            problems.append(str(error))
+        bar = ProgressBar(len(args.images)) if len(args.images) > 1 else None
+        problems = []
+        for image in args.images:
+            try:
+                draw(cfg, model, image, args.query, args.stage, block,
+                     picture_path(args.out, image, args.stage, block))
+            except UsageError as error:
+                problems.append(str(error))
+            if bar:
+                bar.update()
         if bar:
-            bar.update()
-    if bar:
-        print()
-    done = len(args.images) - len(problems)
-    print(f'{done} of {len(args.images)} pictures are in {args.out}')
-    if problems:
-        sys.exit('visualize_routing.py: error: ' + '\n'.join(problems))
+            print()
+        done = len(args.images) - len(problems)
+        print(f'{done} of {len(args.images)} pictures are in {args.out}')
+        if len(problems) > 1:
+            print(*problems, sep='\n', file=sys.stderr)
+            raise UsageError(f'all images must be drawn; {len(problems)} of '
+                             f'{len(args.images)} were not, as listed above')
+        if problems:
+            raise UsageError(*problems)
 
 
 def check_paths(images: Sequence[str], html: Optional[str]) -> None:

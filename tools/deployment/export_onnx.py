@@ -23,6 +23,7 @@ from biformer_mm.engine.export import (OPSET, Dynamic, FeaturePath,
                                        require_packages)
 from biformer_mm.engine.export_check import Agreement
 from biformer_mm.engine.models import build_model
+from biformer_mm.engine.tool_parts import add_shape
 from biformer_mm.errors import UsageError
 
 
@@ -36,14 +37,9 @@ def parse_args() -> argparse.Namespace:
         'checkpoint',
         nargs='?',
         help='path or URL of its weights; without, they are as initialised')
+    add_shape(parser)
     parser.add_argument(
-        '--shape',
-        nargs=2,
-        type=int,
-        required=True,
-        metavar=('H', 'W'),
-        help='size of the images that the file takes')
-    parser.add_argument('--out', required=True, help='ONNX file to write')
+        '--out', required=True, metavar='FILE', help='ONNX file to write')
     parser.add_argument(
         '--backbone',
         action='store_true',

@@ -22,6 +22,7 @@ from biformer_mm.datasets.paths import check_data
 from biformer_mm.engine.command_line import (add_cfg_options, check_writable,
                                              make_parser, read_config,
                                              usage_errors)
+from biformer_mm.engine.tool_parts import print_report
 from biformer_mm.errors import UsageError
 from biformer_mm.whole_files import whole_file
 
@@ -29,7 +30,8 @@ from biformer_mm.whole_files import whole_file
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'python tools/misc/check_dataset.py '
-        'configs/retinanet_biformer_s_1x.py --json problems.json')
+        'configs/retinanet_biformer_demo.py --json problems.json  '
+        '# after make demo')
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         '--splits',
@@ -88,9 +90,10 @@ def main() -> None:
 
 def report(found: List[Dict], images: int) -> None:
     """Print the problems and how many of each kind there are."""
-    for problem in found:
-        print('{severity:7} {kind:15} {split:5} {file}: {detail}'.format(
-            **problem))
+    lines = [
+        '{severity:7} {kind:15} {split:5} {file}: {detail}'.format(**problem)
+        for problem in found
+    ]
     counts = Counter(problem['kind'] for problem in found)
     for severity in SEVERITIES:
         kinds = [
@@ -98,8 +101,9 @@ def report(found: List[Dict], images: int) -> None:
             if KINDS[kind] == severity
         ]
         if kinds:
-            print(f'{severity}s: {", ".join(kinds)}')
-    print(f'{images} images read, {len(found)} problems')
+            lines.append(f'{severity}s: {", ".join(kinds)}')
+    lines.append(f'{images} images read, {len(found)} problems')
+    print_report('\n'.join(lines))
 
 
 def write_json(path: str, content: Dict) -> None:
