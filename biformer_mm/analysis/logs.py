@@ -148,7 +148,7 @@ def _read_records(path: Path, warn: Callable[[str], None]) -> List[Dict]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if isinstance(record, dict) and all(
                 _is_count(record.get(key, 0)) for key in ('iter', 'step')):

@@ -188,6 +188,18 @@ def test_a_cut_off_line_is_left_out_with_a_warning(tmp_path):
     assert f'line 3 of {path}' in warnings[0]
 
 
+@pytest.mark.parametrize('line',
+                         ['[' * 10**5, '\0' * 9, '[1]', '{"iter": "5"}'])
+def test_a_line_of_something_else_is_left_out_with_a_warning(tmp_path, line):
+    """Deep brackets, too: they fail in the parser, as no syntax error."""
+    path = write(tmp_path, '1', losses(1, [10, 20]))
+    path.write_text(f'{line}\n{path.read_text()}')
+    run, warnings = read(tmp_path)
+    assert sorted(run.training['loss']) == [10, 20]
+    assert len(warnings) == 1
+    assert f'line 1 of {path}' in warnings[0]
+
+
 def test_a_session_without_records_changes_nothing(tmp_path):
     write(tmp_path, '1', losses(1, [10, 20]))
     write(tmp_path, '2', [])

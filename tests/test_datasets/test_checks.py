@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from broken_data import IMAGES, annotations, resize
 from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
 from pycocotools.mask import encode
 from tool_runner import ROOT
 
@@ -15,6 +16,7 @@ from biformer_mm.datasets.checks import (KINDS, SEVERITIES, Problem, plan,
 from biformer_mm.datasets.checks.coco import read_coco
 from biformer_mm.datasets.checks.items import Item, Rules, check_item
 from biformer_mm.datasets.checks.pictures import Loading
+from biformer_mm.datasets.guard import guard_data
 from biformer_mm.errors import UsageError
 
 RULES = Rules(Loading('color', 'cv2'))
@@ -179,6 +181,7 @@ COCO = [
     ('box-missing', change_first(bbox=None)),
     ('area', change_first(area=0)),
     ('area', change_first(area=NAN)),
+    ('area', change_first(area=-10**400)),
     ('field', drop_first('area')),
     ('field', drop_first('category_id')),
     ('field', lambda content: content['images'][0].pop('width')),
@@ -230,6 +233,67 @@ def test_annotations(copy, kind, change):
     if kind.startswith(('box', 'mask', 'polygon', 'area')):
         problem, = found
         assert problem.detail.startswith('annotation 1 of 000000.jpg: ')
+
+
+def test_whole_numbers_may_be_written_as_fractions(copy):
+    """As some programs do; mmdet and pycocotools take 640.0 for 640."""
+    root = copy('coco')
+    for split in ('train', 'val'):
+        path = root / 'annotations' / f'instances_{split}.json'
+        with annotations(path) as content:
+            for part in content.values():
+                for entry in part:
+                    entry.update({
+                        key: float(entry[key])
+                        for key in ('id', 'image_id', 'category_id', 'width',
+                                    'height') if key in entry
+                    })
+    cfg = config('mask_rcnn_biformer', root)
+    assert problems(cfg) == []
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    guard_data(dataset, cfg)
+    assert all(len(x['data_samples'].gt_instances) for x in dataset)
+
+
+@pytest.mark.parametrize('part, fields, said', [
+    ('images', dict(width=64.5),
+     'a width in whole pixels; it has width=64.5'),
+    ('images', dict(id=1.5),
+     'an id, a whole number or a text; it has id=1.5'),
+    ('annotations', dict(id=NAN),
+     'an id, a whole number or a text; it has id=nan'),
+    ('annotations', dict(category_id=[1]),
+     "a category_id, a category's id; it has category_id=[1]"),
+])
+def test_what_a_field_must_be_is_said(copy, part, fields, said):
+    path = copy('coco') / 'annotations' / 'instances_train.json'
+    with annotations(path) as content:
+        content[part][0].update(fields)
+    problem, = check_coco(path)[1]
+    assert problem.kind == 'field'
+    assert problem.detail == f'{part}[0] must have {said}'
+
+
+@pytest.mark.parametrize('area, outcome', [
+    (-1, 'is left out'),
+    (-INF, 'is left out'),
+    (INF, 'is trained on, makes mAP wrong'),
+    (NAN, 'is trained on, makes mAP wrong'),
+])
+def test_outcome_of_a_wrong_area_is_what_mmdet_does(copy, area, outcome):
+    root = copy('coco')
+    path = root / 'annotations' / 'instances_train.json'
+    with annotations(path) as content:
+        change_first(area=area)(content)
+        image_id = content['annotations'][0]['image_id']
+        count = sum(x['image_id'] == image_id for x in content['annotations'])
+    problem, = check_coco(path)[1]
+    assert problem.detail.endswith(f': area {area}, {outcome}')
+    cfg = config('retinanet_biformer', root)
+    init_default_scope(cfg.default_scope)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    left = count - (outcome == 'is left out')
+    assert len(dataset.get_data_info(0)['instances']) == left
 
 
 def test_masks_matter_only_where_they_are_trained_on(copy):

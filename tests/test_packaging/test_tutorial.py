@@ -1,5 +1,7 @@
 """The notebook, executed with a short training."""
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -55,6 +57,19 @@ def test_every_cell_runs_and_shows_what_it_says(executed):
         if 'self_routing' in text
     ]
     assert len(statistics) == 1
+
+
+def test_outside_of_a_checkout_it_says_so(tmp_path):
+    notebook = nbformat.read(ROOT / 'docs' / 'tutorial.ipynb', as_version=4)
+    first = next(c for c in notebook.cells if c.cell_type == 'code')
+    code = first.source.replace('%matplotlib inline\n', '')
+    result = subprocess.run([sys.executable, '-c', code],
+                            cwd=tmp_path,
+                            timeout=60,
+                            stderr=subprocess.PIPE,
+                            text=True)
+    assert result.returncode == 1
+    assert 'must be in a checkout of the repository' in result.stderr
 
 
 def test_links_lead_to_pages(executed):

@@ -61,35 +61,41 @@ def _check_structure(path: str, content: Any) -> Iterator[Problem]:
                 continue
             for field in fields:
                 value = entry.get(field)
-                if not _IS[field](value):
+                is_right, meaning = _RULES[field]
+                if not is_right(value):
                     said = f'{field}={value!r}' if field in entry else 'none'
                     yield Problem(
                         'field', path, f'{part}[{number}] must have '
-                        f'{_MEANING.get(field, field)}; it has {said}')
+                        f'{meaning}; it has {said}')
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether it is a whole number; some programs write 640.0 for 640."""
+    return (isinstance(value, int) and not isinstance(value, bool)
+            or isinstance(value, float) and value.is_integer())
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
+    return isinstance(value, str) or _is_integer(value)
 
 
 def _is_length(value: Any) -> bool:
-    return isinstance(value, int) and value > 0
+    return _is_integer(value) and value > 0
 
 
-_IS = {
-    'id': _is_id,
-    'image_id': _is_id,
-    'category_id': _is_id,
-    'file_name': lambda value: isinstance(value, str) and value != '',
-    'name': lambda value: isinstance(value, str),
-    'width': _is_length,
-    'height': _is_length,
-    'area': lambda value: isinstance(value, (int, float)),
+# Of each field, whether a value is right, and what is.
+_RULES = {
+    'id': (_is_id, 'an id, a whole number or a text'),
+    'image_id': (_is_id, "an image_id, an image's id"),
+    'category_id': (_is_id, "a category_id, a category's id"),
+    'file_name': (lambda value: isinstance(value, str) and value != '',
+                  'a file_name'),
+    'name': (lambda value: isinstance(value, str), 'a name'),
+    'width': (_is_length, 'a width in whole pixels'),
+    'height': (_is_length, 'a height in whole pixels'),
+    'area': (lambda value: isinstance(value, (int, float)),
+             'an area, a number'),
 }
-_MEANING = dict(
-    width='a width in whole pixels',
-    height='a height in whole pixels',
-    area='an area, a number')
 
 
 def _check_ids(path: str, content: Dict) -> Iterator[Problem]:
@@ -148,8 +154,9 @@ def _check_annotations(path: str, content: Dict, images: Dict,
         said = f"annotation {annotation['id']}"
         image = images.get(annotation['image_id'])
         if image is None:
-            yield Problem('unknown-image', path,
-                          f"{said}: no image has id {annotation['image_id']}")
+            yield Problem(
+                'unknown-image', path,
+                f"{said}: no image has id {annotation['image_id']!r}")
             continue
         used.add(annotation['image_id'])
         said = f"{said} of {image['file_name']}"
@@ -158,10 +165,14 @@ def _check_annotations(path: str, content: Dict, images: Dict,
         if annotation['category_id'] not in categories:
             yield Problem(
                 'unknown-category', path,
-                f"{said}: no category has id {annotation['category_id']}")
-        if not math.isfinite(annotation['area']) or annotation['area'] <= 0:
-            yield Problem('area', path,
-                          f"{said}: area {annotation['area']}, is left out")
+                f'{said}: no category has id '
+                f"{annotation['category_id']!r}")
+        area = annotation['area']
+        if not 0 < area < math.inf:
+            # mmdet's condition; what is not finite passes it.
+            outcome = ('is left out'
+                       if area <= 0 else 'is trained on, makes mAP wrong')
+            yield Problem('area', path, f'{said}: area {area}, {outcome}')
         for kind, detail in check_object(annotation, image['width'],
                                          image['height'], with_masks):
             yield Problem(kind, path, f'{said}: {detail}')
