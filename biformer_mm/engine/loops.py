@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from biformer_mm.errors import UsageError
 
 _SEEN = 'batches_seen'  # in a checkpoint's message hub
+_NO_BATCH = ('train_dataloader must have a batch, it has none; lower its '
+             'batch_size or set drop_last=False')
 
 
 @LOOPS.register_module()
@@ -28,7 +30,13 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             _SEEN, (batch_idx + 1, len(self.dataloader)))
 
     def run_epoch(self) -> None:
-        """Iterate the epoch, or what is left of it."""
+        """Iterate the epoch, or what is left of it.
+
+        Raises:
+            UsageError: There is no batch.
+        """
+        if not len(self.dataloader):
+            raise UsageError(_NO_BATCH)
         hub = self.runner.message_hub
         seen, of = hub.runtime_info.get(_SEEN, (0, 1))
         hub.update_info(_SEEN, (0, 1))
@@ -70,6 +78,9 @@ class ResumableIterLoop(IterBasedTrainLoop):
 
         Returns:
             The trained model.
+
+        Raises:
+            UsageError: There is no batch.
         """
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
@@ -122,11 +133,6 @@ class _EndlessBatches:
         self.samplers = loader.sampler, getattr(self.batches, 'sampler', None)
 
     def __iter__(self) -> Iterator[List[int]]:
-        """Iterate.
-
-        Raises:
-            UsageError: There is no batch.
-        """
         for epoch in count():
             for sampler in self.samplers:
                 if hasattr(sampler, 'set_epoch'):
@@ -136,9 +142,7 @@ class _EndlessBatches:
             for batch in self.batches:
                 yield batch
             if batch is None:
-                raise UsageError(
-                    'train_dataloader must have a batch, it has none; lower '
-                    'its batch_size or set drop_last=False')
+                raise UsageError(_NO_BATCH)
 
 
 def _without(loader: DataLoader, seen: int) -> Iterator[Any]:

@@ -384,3 +384,24 @@ def test_a_full_disk_costs_no_checkpoint(on_failure, folder, whole,
     enlarge()
     training.run()
     assert_same_end(training, whole)
+
+
+def test_a_disk_without_room_for_the_log_ends_the_run(folder, whole,
+                                                      small_disk):
+    work_dir, enlarge = small_disk
+    training = Training(folder, work_dir)
+    process = training.start()
+    assert wait(process, training.step), training.output()
+    filler = work_dir / 'filler'
+    with pytest.raises(OSError), open(filler, 'wb', buffering=0) as file:
+        while True:
+            assert file.write(bytes(512))
+    training.expect(process, 1)
+    output = training.output()
+    assert '(No space left on device); the last whole' in output
+    assert output.rstrip().endswith('free space and go on with --resume')
+    assert 'Traceback' not in output
+    filler.unlink()
+    enlarge()
+    training.run()
+    assert_same_end(training, whole)

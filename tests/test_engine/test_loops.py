@@ -60,7 +60,7 @@ class Watch(Hook):
 
 
 def train(work_dir,
-          max_iters,
+          length,
           type='ResumableIterLoop',
           sampler=InfiniteSampler,
           workers=0,
@@ -68,7 +68,9 @@ def train(work_dir,
           drop_last=False,
           resume=False,
           **loop):
-    """Train; return the data set and the batches."""
+    """Train for as many iterations, or epochs by ResumableEpochLoop; return
+    the data set and the batches."""
+    unit = 'max_epochs' if type == 'ResumableEpochLoop' else 'max_iters'
     watch = Watch()
     runner = Runner(
         Net(),
@@ -81,7 +83,7 @@ def train(work_dir,
             drop_last=drop_last,
             num_workers=workers,
             persistent_workers=workers > 0),
-        train_cfg=dict(type=type, max_iters=max_iters, **loop),
+        train_cfg=dict(type=type, **{unit: length}, **loop),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.)),
         default_hooks=dict(
             checkpoint=dict(type='CheckpointHook', by_epoch=False,
@@ -128,11 +130,14 @@ def test_streams_are_iterated_again_and_again(tmp_path):
     assert seen == [[0, 1], [2, 3], [4, 5]] * 2 + [[0, 1]]
 
 
-def test_no_batch_is_an_error_and_no_endless_search(tmp_path):
+@pytest.mark.parametrize('type', ['ResumableEpochLoop', 'ResumableIterLoop'])
+def test_no_batch_is_an_error(type, tmp_path):
+    """No epochs of nothing, and no endless search."""
     with pytest.raises(UsageError, match='lower its batch_size'):
         train(
             tmp_path,
             5,
+            type,
             dataset=Numbers(1),
             sampler=DefaultSampler,
             drop_last=True)
