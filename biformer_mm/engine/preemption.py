@@ -1,12 +1,13 @@
 """Ends a run that is asked to end, so that it can be gone on with."""
+import multiprocessing
 import os
 import os.path as osp
 import signal
 import sys
 import threading
 from functools import partial
-from multiprocessing import parent_process
-from typing import Any, Callable, Optional
+from multiprocessing import parent_process, resource_tracker
+from typing import Any, Callable, Iterator, Optional
 
 import torch
 from mmengine.dist import all_reduce, is_distributed
@@ -129,16 +130,31 @@ def protect_workers(loader: DataLoader) -> None:
     Args:
         loader: One that has not started its workers.
     """
-    loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
+    if hasattr(signal, 'sigtimedwait'):  # Linux
+        loader._get_iterator = partial(_start_blocked, loader,
+                                       loader._get_iterator)
+        loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
+
+
+def _start_blocked(loader: DataLoader, start: Callable) -> Iterator[Any]:
+    """Start workers in which the signals are blocked: in every thread, as
+    those that NumPy starts before a worker is initialised would take them."""
+    context = loader.multiprocessing_context or multiprocessing
+    if loader.num_workers and context.get_start_method() != 'fork':
+        # When it starts, it unblocks SIGTERM.
+        resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _init_worker(init: Optional[Callable], worker_id: int, **kwargs) -> None:
     if init is not None:
         init(worker_id, **kwargs)
-    if hasattr(signal, 'sigwaitinfo'):  # Linux
-        # Blocked, they wait for a thread that sees who sent them.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        threading.Thread(target=_await_parent, daemon=True).start()
+    # It sees who sent the signals that are blocked.
+    threading.Thread(target=_await_parent, daemon=True).start()
 
 
 def _await_parent() -> None:

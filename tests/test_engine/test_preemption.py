@@ -5,7 +5,7 @@ import signal
 import subprocess
 import uuid
 from collections import Counter
-from multiprocessing import get_all_start_methods
+from multiprocessing import forkserver, get_all_start_methods
 
 import pytest
 import torch
@@ -238,7 +238,10 @@ def test_all_processes_end_when_one_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize('method', get_all_start_methods())
-def test_workers_last_until_their_parent_ends_them(method):
+def test_workers_last_until_their_parent_ends_them(method, monkeypatch):
+    # A thread of NumPy's, which starts before the worker is initialised.
+    monkeypatch.setenv('OPENBLAS_NUM_THREADS', '2')
+    forkserver._forkserver._stop()  # another test may have started it
     loader = torch.utils.data.DataLoader(
         range(12),
         batch_size=2,
@@ -249,8 +252,11 @@ def test_workers_last_until_their_parent_ends_them(method):
     batches = iter(loader)
     seen = [next(batches)]
     worker = batches._workers[0]
+    pids = [worker.pid]
+    if method == 'forkserver':
+        pids += [forkserver._forkserver._forkserver_pid]
     for number in preemption.SIGNALS:  # of another process
-        subprocess.run(['kill', f'-{number}', str(worker.pid)], check=True)
+        subprocess.run(['kill', f'-{number}', *map(str, pids)], check=True)
     seen += batches
     assert torch.cat(seen).tolist() == list(range(12))
     assert worker.exitcode in (None, 0)
