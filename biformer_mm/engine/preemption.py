@@ -5,6 +5,7 @@ import os.path as osp
 import signal
 import sys
 import threading
+import weakref
 from functools import partial
 from multiprocessing import parent_process, resource_tracker
 from typing import Any, Callable, Iterator, Optional
@@ -131,21 +132,22 @@ def protect_workers(loader: DataLoader) -> None:
         loader: One that has not started its workers.
     """
     if hasattr(signal, 'sigtimedwait'):  # Linux
-        loader._get_iterator = partial(_start_blocked, loader,
-                                       loader._get_iterator)
+        # By a weak reference: workers end when their loader is let go.
+        loader._get_iterator = partial(_start_blocked, weakref.ref(loader))
         loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
 
 
-def _start_blocked(loader: DataLoader, start: Callable) -> Iterator[Any]:
+def _start_blocked(reference: Callable[[], DataLoader]) -> Iterator[Any]:
     """Start workers in which the signals are blocked: in every thread, as
     those that NumPy starts before a worker is initialised would take them."""
+    loader = reference()
     context = loader.multiprocessing_context or multiprocessing
     if loader.num_workers and context.get_start_method() != 'fork':
         # When it starts, it unblocks SIGTERM.
         resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        return start()
+        return type(loader)._get_iterator(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

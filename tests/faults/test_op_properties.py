@@ -204,7 +204,7 @@ def test_op_in_triton():
     """Interpreted, which is slow: fewer cases; and has no bf16 products."""
     dtypes = [torch.float32, torch.float16]
 
-    @cases(50)
+    @cases(25)
     @given(st.data())
     def check(data):
         check_op(data, ['triton'], dtypes, 'triton')

@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+from workers import end_workers
 
 from biformer_mm.engine import loops
 from biformer_mm.errors import UsageError
@@ -95,6 +96,7 @@ def train(work_dir,
         resume=resume,
         log_level='ERROR')
     runner.train()
+    end_workers(runner.train_dataloader)
     return runner.train_dataloader.dataset, watch.seen
 
 

@@ -266,3 +266,14 @@ def test_workers_last_until_their_parent_ends_them(method, monkeypatch):
     worker.terminate()
     worker.join(4)
     assert worker.exitcode == 0
+
+
+def test_workers_end_with_their_loader():
+    """As soon as it is let go, not when garbage is collected."""
+    loader = torch.utils.data.DataLoader(
+        range(4), num_workers=1, persistent_workers=True)
+    protect_workers(loader)
+    worker = iter(loader)._workers[0]
+    del loader
+    worker.join(10)
+    assert worker.exitcode == 0

@@ -18,6 +18,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 from tool_runner import ROOT, run_tool
 from torch.utils.data import DataLoader, Dataset
+from workers import end_workers
 
 from biformer_mm.datasets import make_shapes
 from biformer_mm.engine.preemption import PreemptionHook
@@ -121,6 +122,7 @@ def train(work_dir,
     else:
         with pytest.raises(SystemExit):
             runner.train()
+    end_workers(runner.train_dataloader)
     return runner.model
 
 
