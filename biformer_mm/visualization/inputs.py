@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from biformer_mm.errors import UsageError, explained
 
-
 SMALLEST_SIDE = 32  # that a BiFormer takes, in pixels: the stride of stage 4
 
 
