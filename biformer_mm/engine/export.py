@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from biformer_mm.errors import UsageError
 from biformer_mm.models import BiFormer
+from biformer_mm.models.biformer import MIN_SIDE
 from biformer_mm.ops.dispatch import PORTABLE
 from biformer_mm.whole_files import whole_file
 from .command_line import check_writable
@@ -29,7 +30,7 @@ BACKEND = PORTABLE[0]  # where the config leaves the choice
 INPUT = 'image'
 _PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
 _TORCH = '2.6'  # the first whose ONNX exporter starts from torch.export
-_MIN_SIDE, _MAX_SIDE = 32, 2**15  # of images, in pixels
+_MAX_SIDE = 2**15  # of images, in pixels
 _BATCH = 2  # in tracing: torch.export takes 1 for a constant
 
 
@@ -224,8 +225,8 @@ def export_onnx(path: FeaturePath,
 
 def check_target(out: str, shape: Sequence[int], force: bool) -> None:
     """Raise UsageError unless a file of such images can be written."""
-    if not all(_MIN_SIDE <= side <= _MAX_SIDE for side in shape):
-        raise UsageError(f'--shape must be at least {_MIN_SIDE} x {_MIN_SIDE} '
+    if not all(MIN_SIDE <= side <= _MAX_SIDE for side in shape):
+        raise UsageError(f'--shape must be at least {MIN_SIDE} x {MIN_SIDE} '
                          f'and at most {_MAX_SIDE} x {_MAX_SIDE}; got '
                          f'{tuple(shape)}')
     if osp.exists(out) and not osp.isdir(out) and not force:

@@ -15,6 +15,7 @@ from .base import BaseModule, register
 from .layers import MLP, DepthwiseConv, DropPath, build_norm, conv_nhwc
 
 LN_EPS = 1e-6
+MIN_SIDE = 32  # of images, in pixels: the stride of the last stage
 
 
 class BiFormerBlock(nn.Module):
@@ -209,10 +210,10 @@ class BiFormer(BaseModule):
             raise ValueError('the input must be a floating-point tensor; got '
                              f'{getattr(x, "dtype", type(x))}')
         if x.dim() != 4 or x.shape[1] != self.in_channels or (min(x.shape[2:])
-                                                              < 32):
+                                                              < MIN_SIDE):
             raise ValueError(
                 f'the input must be (N, {self.in_channels}, H, W) with H and '
-                f'W at least 32; got {tuple(x.shape)}')
+                f'W at least {MIN_SIDE}; got {tuple(x.shape)}')
         channels_last = not x.is_contiguous() and x.is_contiguous(
             memory_format=torch.channels_last)
         memory_format = (

@@ -9,8 +9,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from biformer_mm.errors import UsageError, explained
-
-SMALLEST_SIDE = 32  # that a BiFormer takes, in pixels: the stride of stage 4
+from biformer_mm.models.biformer import MIN_SIDE
 
 
 class NetworkInput(NamedTuple):
@@ -75,10 +74,10 @@ def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
         packed = _run(pipeline, image, path)
         data = model.data_preprocessor(pseudo_collate([packed]), False)
     seen_height, seen_width = data['inputs'].shape[-2:]
-    if min(seen_height, seen_width) < SMALLEST_SIDE:
+    if min(seen_height, seen_width) < MIN_SIDE:
         raise UsageError(
-            f'the network must see at least {SMALLEST_SIDE} x '
-            f'{SMALLEST_SIDE} pixels; of {path} the config makes '
+            f'the network must see at least {MIN_SIDE} x '
+            f'{MIN_SIDE} pixels; of {path} the config makes '
             f'{seen_height} x {seen_width}: give an image that is less '
             'narrow, or have the config pad it')
     # Where the pixels come from, whatever the pipeline: it is run on an image
