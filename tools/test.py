@@ -32,7 +32,6 @@ def main() -> None:
     args = parse_args()
     with usage_errors('test.py'):
         cfg = launch.load_config(args)
-        launch.check_complete(cfg, 'test')
         read_as_data(cfg, args.trust)
         if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
             raise UsageError(f'there is no checkpoint {args.checkpoint}')
@@ -41,6 +40,7 @@ def main() -> None:
                 raise UsageError('--out takes a file that ends in .pkl or '
                                  f'.pickle; got {args.out}')
             check_writable('--out', args.out)
+        cfg.load_from, cfg.resume = args.checkpoint, False
         check_data(cfg, ['test'])
         if args.show_dir is not None:
             check_writable('--show-dir', args.show_dir, folder=True)
@@ -52,7 +52,6 @@ def main() -> None:
                     'takes them', 'mend the config'):
                 testing.set_tta(cfg)
         runner = launch.build_runner(cfg)
-        testing.load_checkpoint(runner, args.checkpoint)
         if args.out is not None:
             testing.dump_predictions(runner, args.out)
         runner.test()

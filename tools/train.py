@@ -30,7 +30,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help="scale the rate by the total batch over the recipe's")
+        help="scale the rate by the batch of a step, with all processes and "
+        "accumulated gradients, over the recipe's")
     add_trust(parser)
     return parser.parse_args()
 
@@ -39,16 +40,17 @@ def main() -> None:
     args = parse_args()
     with usage_errors('train.py'):
         cfg = launch.load_config(args)
-        launch.check_complete(cfg, 'train')
         read_as_data(cfg, args.trust)
         launch.set_resume(cfg, args.resume, args.trust)
         launch.set_amp(cfg, args.amp)
         launch.survive_interruptions(cfg)
-        if args.auto_scale_lr:
-            launch.set_auto_scale_lr(cfg)
+        scaled = launch.scale_rate(cfg, args.auto_scale_lr)
         check_data(cfg, ['train', 'val'])
         runner = launch.build_runner(cfg)
-        launch.warn_of_other_batch(runner, args.cfg_options)
+        if scaled:
+            runner.logger.info(scaled)
+        else:
+            launch.warn_of_other_batch(runner, args.cfg_options)
         with launch.out_of_memory_advice():
             runner.train()
 

@@ -67,6 +67,11 @@ def read_launcher(launcher: str) -> None:
         env['MASTER_ADDR'] = _master_address(launcher)
 
 
+def world_size(launcher: str) -> int:
+    """Number of processes, after :func:`read_launcher`."""
+    return 1 if launcher == 'none' else int(os.environ['WORLD_SIZE'])
+
+
 def _master_address(launcher: str) -> str:
     """Address of the machine of rank 0."""
     env = os.environ
@@ -102,6 +107,9 @@ def use_cpus(cfg: Config) -> None:
     if wrapper.get('type', usual) == usual:
         wrapper['type'] = 'CPUDistributedDataParallel'
     cfg.model_wrapper_cfg = wrapper
+    strategy = cfg.get('strategy')
+    if strategy and strategy.get('type') == 'DDPStrategy':
+        strategy.setdefault('model_wrapper', wrapper)
 
 
 def _leave_group() -> None:

@@ -1,24 +1,22 @@
 """From a command line to a config that MMEngine's runner can run."""
 import argparse
+import logging
 import os.path as osp
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, Optional
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from biformer_mm.engine import distributed
-from biformer_mm.errors import UsageError
+from biformer_mm.errors import UsageError, explained
 from .command_line import add_cfg_options, check_writable, read_config
-from .full_disk import watch_disk
-from .loaders import watch_loaders
+from .runner import guarded
 from .saving import find_whole_checkpoint, is_whole
-from .starting import Start
 
 _RESUMABLE = dict(
     EpochBasedTrainLoop='ResumableEpochLoop',
@@ -51,43 +49,29 @@ def load_config(args: argparse.Namespace) -> Config:
     elif not cfg.get('work_dir'):
         cfg.work_dir = osp.join('work_dirs', Path(args.config).stem)
     check_writable('--work-dir', cfg.work_dir, folder=True)
+    if cfg.get('default_scope') == 'mmpretrain':
+        _set_loader_defaults(cfg)
     return cfg
 
 
-def check_complete(cfg: Config, split: str) -> None:
-    """Check that a config has what a run needs.
-
-    Args:
-        cfg: Config, as :func:`load_config` reads it.
-        split: 'train' or 'test'.
-
-    Raises:
-        UsageError: It has not, or only a part of what belongs together.
-    """
-    parts = {
-        name:
-        tuple(f'{name}_{part}' for part in ('dataloader', 'cfg', 'evaluator'))
-        for name in ('val', 'test')
-    }
-    parts['train'] = 'train_dataloader', 'train_cfg', 'optim_wrapper'
-    missing = [x for x in ('model', *parts[split]) if not cfg.get(x)]
-    if missing:
-        raise UsageError(f'{split}.py needs {", ".join(missing)} in the '
-                         f'config, and {cfg.filename} has none; add them, or '
-                         'start from one of configs/')
-    for names in parts.values():
-        missing = [name for name in names if cfg.get(name) is None]
-        if 0 < len(missing) < len(names):
-            raise UsageError(f'a config must have all of {", ".join(names)} '
-                             f'or none; {cfg.filename} has no '
-                             f'{", ".join(missing)}; add it, or set the '
-                             'others to None')
+def _set_loader_defaults(cfg: Config) -> None:
+    """Complete the loaders as mmpretrain's own tools do."""
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is not None:
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', torch.cuda.is_available())
+            loader.setdefault('persistent_workers',
+                              bool(loader.get('num_workers')))
 
 
 def set_resume(cfg: Config,
                resume: Optional[str],
                trust: bool = False) -> None:
     """Resume from the work directory's last checkpoint or from a given one.
+
+    A config with ``resume = True`` and no ``load_from`` resumes from the last
+    checkpoint if there is one.
 
     Args:
         cfg: Config to change.
@@ -97,8 +81,6 @@ def set_resume(cfg: Config,
     Raises:
         UsageError: There is nothing to resume from, or it may run code.
     """
-    if resume is None:
-        return
     checkpoint = resume
     if resume == 'auto':
         checkpoint = find_whole_checkpoint(cfg.work_dir)
@@ -106,16 +88,22 @@ def set_resume(cfg: Config,
             raise UsageError(
                 f'--resume: there is no checkpoint in {cfg.work_dir}; leave '
                 '--resume out to start anew, or name one: --resume PATH')
-    if '://' not in checkpoint and not is_whole(checkpoint):
+    elif resume is None:
+        checkpoint = cfg.get('load_from')
+        if cfg.get('resume') and checkpoint is None:
+            checkpoint = find_whole_checkpoint(cfg.work_dir)
+            cfg.resume, cfg.load_from = checkpoint is not None, checkpoint
+    elif '://' not in resume and not is_whole(resume):
         what = ('is truncated or no checkpoint'
-                if osp.exists(checkpoint) else 'does not exist')
-        raise UsageError(f'--resume: {checkpoint} {what}; name another: '
+                if osp.exists(resume) else 'does not exist')
+        raise UsageError(f'--resume: {resume} {what}; name another: '
                          '--resume PATH')
-    if osp.isdir(checkpoint) and not trust:
+    if checkpoint is not None and osp.isdir(checkpoint) and not trust:
         raise UsageError(
-            f'--resume: {checkpoint} is a folder of DeepSpeed, which '
-            'unpickles what is in it; if you trust who made it, set --trust')
-    cfg.resume, cfg.load_from = True, checkpoint
+            f'{checkpoint} is a folder of DeepSpeed, which unpickles what is '
+            'in it; if you trust who made it, set --trust')
+    if resume is not None:
+        cfg.resume, cfg.load_from = True, checkpoint
 
 
 def survive_interruptions(cfg: Config) -> None:
@@ -161,7 +149,9 @@ def set_amp(cfg: Config, dtype: Optional[str]) -> None:
     Raises:
         UsageError: ``dtype`` is given and there is no GPU.
     """
-    wrapper = cfg.optim_wrapper
+    wrapper = cfg.get('optim_wrapper')
+    if wrapper is None:
+        return  # MMEngine says that it is missing
     if dtype is not None:
         if not torch.cuda.is_available():
             raise UsageError(
@@ -176,41 +166,70 @@ def set_amp(cfg: Config, dtype: Optional[str]) -> None:
             wrapper.pop(key, None)
 
 
-def set_auto_scale_lr(cfg: Config) -> None:
-    """Scale the rate with the total batch.
+def scale_rate(cfg: Config, asked: bool) -> Optional[str]:
+    """Scale the rate by the batch of a step over the recipe's.
+
+    The batch of a step counts all processes and accumulated gradients. MMEngine
+    leaves the latter out, so this takes its place.
+
+    Args:
+        cfg: Config to change, where ``asked``, or where its
+            ``auto_scale_lr.enable`` is set.
+        asked: Whether ``--auto-scale-lr`` is given.
+
+    Returns:
+        A line that says what was done; None if it was not asked for.
 
     Raises:
-        UsageError: The config does not name the batch its rate is meant for.
+        UsageError: The config does not name the batch that its rate is meant
+            for, or no rate.
     """
-    if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+    scaling = cfg.get('auto_scale_lr') or ConfigDict()
+    if not asked and not scaling.get('enable'):
+        return None
+    base = scaling.get('base_batch_size')
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    rate, total = optimizer.get('lr'), batch_of_a_step(cfg)
+    if None in (base, rate, total):
         raise UsageError(
-            '--auto-scale-lr needs the batch size that the rate is meant for; '
-            'set auto_scale_lr.base_batch_size in the config')
-    cfg.auto_scale_lr.enable = True
+            'scaling the rate needs the batch that it is meant for, the rate '
+            'and the batch; set auto_scale_lr.base_batch_size, '
+            'optim_wrapper.optimizer.lr and train_dataloader.batch_size in '
+            'the config, or leave --auto-scale-lr out')
+    optimizer.lr = rate * total / base
+    scaling.enable = False
+    return (f'The rate is scaled, {rate:.4g} -> {optimizer.lr:.4g}: it is meant '
+            f'for a total batch of {base}, and this run has {total}.')
+
+
+def batch_of_a_step(cfg: Config) -> Optional[int]:
+    """Images between two updates of the weights: of all processes, and of all
+    iterations whose gradients are accumulated. None if the config says
+    nothing."""
+    batch = (cfg.get('train_dataloader') or {}).get('batch_size')
+    if batch is None:
+        return None
+    wrapper, strategy = cfg.get('optim_wrapper'), cfg.get('strategy')
+    accumulated = (wrapper or {}).get('accumulative_counts', 1)
+    sharded = (strategy or {}).get('gradient_accumulation_steps', 1)
+    return batch * accumulated * sharded * distributed.world_size(cfg.launcher)
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner; without a GPU, distributed runs use gloo.
+    """Build a config's runner, with :class:`GuardedRun` before it.
 
-    Its data sets name the file when they fail, signals to all processes spare
-    their workers, and a full disk is told in one line.
+    Without a GPU, distributed runs use gloo.
 
     Raises:
-        UsageError: The config is not one that can be run; what the runner
-            builds later on tells so, too.
+        UsageError: The config is not one that can be run.
     """
     if cfg.launcher != 'none' and get_device() == 'cpu':
         distributed.use_cpus(cfg)
-    start = Start(cfg)
-    with start.step():
-        if 'runner_type' in cfg:
-            runner = RUNNERS.build(cfg)
-        else:
-            runner = Runner.from_cfg(cfg)
-    watch_loaders(runner)
-    watch_disk(runner)
-    start.watch(runner)
-    return runner
+    with explained(f'{cfg.filename} must be what a run can use',
+                   'change it, or --cfg-options'):
+        kind = guarded(cfg.get('runner_type', 'Runner'),
+                       cfg.get('default_scope'))
+        return kind.from_cfg(cfg)
 
 
 @contextmanager
@@ -243,16 +262,10 @@ def warn_of_other_batch(runner: Runner, options: Dict) -> None:
         options: The user's ``--cfg-options``; a rate among them is taken as
             scaled on purpose.
     """
-    cfg = runner.cfg
-    scaling = cfg.get('auto_scale_lr') or {}
-    base = scaling.get('base_batch_size')
-    per_gpu = cfg.train_dataloader.get('batch_size')
-    if not base or not per_gpu or scaling.get('enable') or any(
+    base = (runner.cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    total = batch_of_a_step(runner.cfg)
+    if base and total not in (None, base) and not any(
             key.endswith('optimizer.lr') for key in options):
-        return
-    steps = cfg.optim_wrapper.get('accumulative_counts', 1)
-    total = per_gpu * runner.world_size * steps
-    if total != base:
         runner.logger.warning(
             f'The rate is meant for a total batch of {base} but this run has '
             f'{total}: scale the rate (--auto-scale-lr), or keep batch x '

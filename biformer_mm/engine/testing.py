@@ -1,6 +1,7 @@
 """What testing needs that differs from framework to framework."""
 import os.path as osp
 from copy import deepcopy
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
@@ -35,9 +36,9 @@ def set_show_dir(cfg: Config, show_dir: str) -> None:
         raise UsageError('--show-dir needs a visualisation hook; set '
                          'default_hooks.visualization in the config')
     show_dir = osp.abspath(show_dir)
-    if cfg.default_scope == 'mmpretrain':
+    if cfg.get('default_scope') == 'mmpretrain':
         hook.enable, hook.interval, hook.out_dir = True, 1, show_dir
-    elif cfg.default_scope == 'mmseg':
+    elif cfg.get('default_scope') == 'mmseg':
         hook.draw, hook.interval = True, 1
         cfg.visualizer.save_dir = show_dir
     else:
@@ -51,9 +52,14 @@ def set_tta(cfg: Config) -> None:
         UsageError: The config has none and its framework no default.
     """
     if 'tta_model' not in cfg:
-        if cfg.default_scope not in _TTA_MODELS:
+        if cfg.get('default_scope') not in _TTA_MODELS:
             raise UsageError('--tta needs tta_model and tta_pipeline in a '
-                             f'config of {cfg.default_scope}')
+                             f'config of {cfg.get("default_scope")}')
+        if cfg.get('default_scope') == 'mmdet' and _finds_masks(cfg.model):
+            raise UsageError(
+                '--tta is for boxes only, as mmdet cannot merge masks, and '
+                f'the model of {cfg.filename} finds masks; leave --tta out, '
+                'or set a tta_model of your own')
         cfg.tta_model = _TTA_MODELS[cfg.default_scope]
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
@@ -62,6 +68,18 @@ def set_tta(cfg: Config) -> None:
         cfg.tta_pipeline = _flip_pipeline(dataset.pipeline)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
+
+
+def _finds_masks(model: Any) -> bool:
+    """Whether a detector of mmdet, given by its config, finds masks."""
+    if isinstance(model, dict):
+        if model.get('mask_head') or model.get('panoptic_head'):
+            return True
+        # RTMDet's heads for instances are in the place of its box head.
+        if 'Ins' in str(model.get('type')) and 'Head' in str(model['type']):
+            return True
+        model = list(model.values())
+    return isinstance(model, (list, tuple)) and any(map(_finds_masks, model))
 
 
 def _flip_pipeline(pipeline: list) -> list:
@@ -74,24 +92,15 @@ def _flip_pipeline(pipeline: list) -> list:
 
 
 def dump_predictions(runner: Runner, path: str) -> None:
-    """Have the runner's test also pickle the predictions to ``path``."""
-    scope = runner.cfg.default_scope
+    """Have the runner's test also pickle the predictions to ``path``.
+
+    Raises:
+        UsageError: The test cannot be set up.
+    """
+    scope = runner.cfg.get('default_scope')
     dump = METRICS.build(
         dict(
             type='mmdet.DumpDetResults' if scope == 'mmdet' else DumpResults,
             out_file_path=path))
-    runner.test_evaluator.metrics.append(dump)
-
-
-def load_checkpoint(runner: Runner, checkpoint: str) -> None:
-    """Load weights of the whole model; nothing may be missing or left over.
-
-    Raises:
-        UsageError: Keys are foreign, missing or wrongly shaped; all are named.
-    """
-    try:
-        runner.load_checkpoint(checkpoint, strict=True)
-    except RuntimeError as error:
-        said = ' '.join(str(error).split())  # in one line
-        raise UsageError(f'{checkpoint} does not fit the config\'s model: '
-                         f'{said}') from error
+    with runner.setting_up():  # it builds the loop of the test
+        runner.test_evaluator.metrics.append(dump)

@@ -10,16 +10,18 @@ from mmengine.runner import Runner
 from tool_runner import ROOT
 
 from biformer_mm.datasets.guard import DataError, GuardedPipeline
-from biformer_mm.engine.loaders import watch_loaders
+from biformer_mm.engine.runner import GuardedRun
 
 
-class FakeRunner:
+class LoaderBuilder:
     """The part of a runner that builds loaders."""
     build_dataloader = staticmethod(Runner.build_dataloader)
 
+
+class FakeRunner(GuardedRun, LoaderBuilder):
+
     def __init__(self, cfg):
         self.cfg = cfg
-        watch_loaders(self)
 
 
 @pytest.fixture

@@ -138,6 +138,16 @@ def test_cpus_keep_the_wrappers_settings(given, wrapper, monkeypatch, at_exit):
     assert calls[1:] == ['destroyed']
 
 
+def test_the_strategy_of_a_flexible_runner_wraps_as_well(monkeypatch):
+    monkeypatch.setattr(distributed, 'init_process_group', lambda *_, **__: 0)
+    cfg = Config(dict(strategy=dict(type='DDPStrategy')))
+    distributed.use_cpus(cfg)
+    assert cfg.strategy.model_wrapper == cfg.model_wrapper_cfg
+    other = Config(dict(strategy=dict(type='DeepSpeedStrategy')))
+    distributed.use_cpus(other)
+    assert other.strategy == dict(type='DeepSpeedStrategy')
+
+
 def test_a_group_ends_though_garbage_holds_it(monkeypatch):
     """As the model's wrapper does, which is part of cycles."""
     monkeypatch.setattr(distributed, 'destroy_process_group', lambda: None)
@@ -193,16 +203,14 @@ def test_runner_is_mmengines_own_with_a_gpu(launcher, device, on_cpus,
     monkeypatch.setattr(launch, 'get_device', lambda: device)
     groups = []
     monkeypatch.setattr(distributed, 'init_process_group', groups.append)
+    monkeypatch.setattr(launch, 'guarded', lambda kind, scope: kind)
     monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: cfg)
-    # They need a real runner.
-    for name in ('watch_loaders', 'watch_disk'):
-        monkeypatch.setattr(launch, name, lambda runner: None)
-    monkeypatch.setattr(launch.Start, 'watch', lambda self, runner: None)
     norm = dict(type='SyncBN')
     cfg = launch.build_runner(
         Config(
             dict(
                 launcher=launcher,
+                runner_type=launch.Runner,
                 work_dir=str(tmp_path),
                 model=dict(norm_cfg=norm))))
     assert groups == ['gloo'] * on_cpus

@@ -65,13 +65,25 @@ def test_resume(tmp_path):
         launch.set_resume(cfg, str(truncated))
     sharded = tmp_path / 'epoch_2.pth'  # DeepSpeed's are folders
     sharded.mkdir()
-    with pytest.raises(UsageError, match='of DeepSpeed, .* set --trust'):
-        launch.set_resume(cfg, str(sharded))
+    for given in (cfg, Config(dict(load_from=str(sharded)))):
+        with pytest.raises(UsageError, match='of DeepSpeed, .* set --trust'):
+            launch.set_resume(given, str(sharded) if given is cfg else None)
     for resume in ('auto', str(sharded), 'https://example.org/a.pth'):
         launch.set_resume(cfg, resume, trust=resume == str(sharded))
         assert cfg.resume
         assert cfg.load_from == (
             str(checkpoint) if resume == 'auto' else resume)
+
+
+def test_a_config_resumes_if_there_is_something(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path), resume=True))
+    launch.set_resume(cfg, None)
+    assert not cfg.resume and cfg.load_from is None
+    torch.save(dict(a=torch.zeros(3)), tmp_path / 'epoch_1.pth')
+    (tmp_path / 'epoch_2.pth').write_bytes(b'half')
+    cfg = Config(dict(work_dir=str(tmp_path), resume=True))
+    launch.set_resume(cfg, None)
+    assert cfg.resume and cfg.load_from == str(tmp_path / 'epoch_1.pth')
 
 
 def test_runs_survive_interruptions():
@@ -169,34 +181,68 @@ def test_amp_with_a_gpu(monkeypatch):
     assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', dtype='bfloat16')
 
 
-def test_auto_scale_lr():
-    cfg = Config(dict(auto_scale_lr=dict(enable=False, base_batch_size=16)))
-    launch.set_auto_scale_lr(cfg)
-    assert cfg.auto_scale_lr.enable
-    for other in (dict(), dict(auto_scale_lr=None)):
+def rate_config(batch=2, steps=1, enable=False, base=16, **kwargs):
+    return Config(
+        dict(
+            launcher='none',
+            train_dataloader=dict(batch_size=batch),
+            optim_wrapper=dict(
+                accumulative_counts=steps, optimizer=dict(lr=0.01)),
+            auto_scale_lr=dict(enable=enable, base_batch_size=base),
+            **kwargs))
+
+
+@pytest.mark.parametrize('processes, kwargs, total', [
+    (1, dict(), 2),
+    (4, dict(), 8),
+    (4, dict(steps=8), 64),
+    (2, dict(strategy=dict(gradient_accumulation_steps=3)), 12),
+])
+def test_the_rate_is_scaled_by_what_a_step_has(processes, kwargs, total,
+                                               monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', str(processes))
+    for asked, enable in ((True, False), (False, True)):
+        cfg = rate_config(enable=enable, **kwargs)
+        cfg.launcher = 'pytorch' if processes > 1 else 'none'
+        line = launch.scale_rate(cfg, asked)
+        assert cfg.optim_wrapper.optimizer.lr == 0.01 * total / 16
+        assert not cfg.auto_scale_lr.enable  # MMEngine would scale again
+        assert line == (f'The rate is scaled, 0.01 -> {0.01 * total / 16:.4g}: '
+                        'it is meant for a total batch of 16, and this run '
+                        f'has {total}.')
+
+
+def test_the_rate_stays_if_not_asked_for():
+    cfg = rate_config()
+    assert launch.scale_rate(cfg, False) is None
+    assert cfg.optim_wrapper.optimizer.lr == 0.01
+
+
+def test_scaling_needs_a_rate_and_its_batch():
+    without_rate = rate_config()
+    del without_rate.optim_wrapper.optimizer['lr']
+    for cfg in (rate_config(base=None), without_rate,
+                Config(dict(auto_scale_lr=None))):
         with pytest.raises(
                 UsageError, match='set auto_scale_lr.base_batch_size'):
-            launch.set_auto_scale_lr(Config(other))
+            launch.scale_rate(cfg, True)
 
 
-@pytest.mark.parametrize('batch, world_size, steps, enable, options, warns', [
-    (2, 8, 1, False, {}, False),
-    (2, 4, 2, False, {}, False),
-    (2, 1, 1, False, {}, True),
-    (2, 1, 1, True, {}, False),
-    (2, 1, 1, False, {
+@pytest.mark.parametrize('batch, processes, steps, options, warns', [
+    (2, 8, 1, {}, False),
+    (2, 4, 2, {}, False),
+    (2, 1, 1, {}, True),
+    (None, 1, 1, {}, False),
+    (2, 1, 1, {
         'optim_wrapper.optimizer.lr': 1e-5
     }, False),
 ])
-def test_warning_of_another_batch(batch, world_size, steps, enable, options,
-                                  warns, caplog):
-    cfg = Config(
-        dict(
-            train_dataloader=dict(batch_size=batch),
-            optim_wrapper=dict(accumulative_counts=steps),
-            auto_scale_lr=dict(enable=enable, base_batch_size=16)))
-    runner = SimpleNamespace(
-        cfg=cfg, world_size=world_size, logger=logging.getLogger('test'))
+def test_warning_of_another_batch(batch, processes, steps, options, warns,
+                                  caplog, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', str(processes))
+    cfg = rate_config(batch, steps)
+    cfg.launcher = 'pytorch'
+    runner = SimpleNamespace(cfg=cfg, logger=logging.getLogger('test'))
     launch.warn_of_other_batch(runner, options)
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
@@ -204,3 +250,16 @@ def test_warning_of_another_batch(batch, world_size, steps, enable, options,
         'the rate (--auto-scale-lr), or keep batch x iterations by training 8 '
         'times as many.'
     ] * warns
+
+
+def test_loaders_of_mmpretrain_are_completed(config):
+    config.write_text("default_scope = 'mmpretrain'\n"
+                      'train_dataloader = dict(num_workers=2)\n'
+                      "val_dataloader = dict(collate_fn=dict(type='mine'))\n"
+                      'test_dataloader = None')
+    cfg = launch.load_config(parse(config))
+    assert cfg.train_dataloader.collate_fn.type == 'default_collate'
+    assert cfg.train_dataloader.persistent_workers
+    assert cfg.val_dataloader.collate_fn.type == 'mine'
+    assert not cfg.val_dataloader.persistent_workers  # which needs workers
+    assert cfg.test_dataloader is None

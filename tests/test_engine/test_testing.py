@@ -49,12 +49,12 @@ def pipeline():
     ]
 
 
-def tta_config(scope, **kwargs):
+def tta_config(scope, model=None, **kwargs):
     dataset = dict(type='Repeat', dataset=dict(pipeline=pipeline()))
     return Config(
         dict(
             default_scope=scope,
-            model=dict(type='RetinaNet'),
+            model=model or dict(type='RetinaNet'),
             test_dataloader=dict(dataset=dataset),
             **kwargs))
 
@@ -84,3 +84,19 @@ def test_tta_without_a_default():
     with pytest.raises(UsageError, match='tta_model and tta_pipeline in a '
                        'config of mmseg'):
         testing.set_tta(tta_config('mmseg'))
+
+
+@pytest.mark.parametrize('model', [
+    dict(type='MaskRCNN', roi_head=dict(mask_head=dict(type='FCNMaskHead'))),
+    dict(
+        type='CascadeRCNN',
+        roi_head=dict(mask_head=[dict(type='FCNMaskHead')] * 3)),
+    dict(type='SOLO', mask_head=dict(type='SOLOHead')),
+    dict(type='Mask2Former', panoptic_head=dict(type='Mask2FormerHead')),
+    dict(type='RTMDet', bbox_head=dict(type='RTMDetInsSepBNHead')),
+])
+def test_tta_of_masks_is_refused(model):
+    with pytest.raises(UsageError, match='--tta is for boxes only'):
+        testing.set_tta(tta_config('mmdet', model))
+    own = dict(tta_model=dict(type='Mine'), tta_pipeline=[])
+    testing.set_tta(tta_config('mmdet', model, **own))  # who knows how
