@@ -15,7 +15,13 @@ model = dict(
         out_indices=(3, ),
         out_norm='BN',
         drop_path_rate=0.15),
-    head=dict(in_channels=512))
+    head=dict(in_channels=512),
+    # Swin's, but for TruncNormal: its bounds of 100 deviations truncate nothing
+    # and put single weights of 2.0 there.
+    init_cfg=[
+        dict(type='Normal', layer='Linear', std=0.02, bias=0.),
+        dict(type='Constant', layer='LayerNorm', val=1., bias=0.)
+    ])
 
 train_dataloader = dict(
     batch_size=128,

@@ -268,8 +268,13 @@ class BiFormer(BaseModule):
 
 
 def init_linear(module: nn.Module) -> None:
-    """Initialise a linear layer as BiFormer's are."""
+    """Initialise a linear layer as BiFormer's are.
+
+    The authors truncate the normal at 100 deviations, where it has nothing
+    left. PyTorch's trunc_normal_ would put single weights of 2.0 there: in
+    float32 its inverse error function becomes infinite (pytorch #155588).
+    """
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=.02)
+        nn.init.normal_(module.weight, std=.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
