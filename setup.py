@@ -34,7 +34,7 @@ def read_requirements(name):
 
 extras = {
     name: read_requirements(name)
-    for name in ('det', 'seg', 'cls', 'optional', 'tests')
+    for name in ('det', 'seg', 'cls', 'coco', 'optional', 'tests')
 }
 extras['all'] = sorted({
     requirement

@@ -1,6 +1,8 @@
 import os
 import shutil
+import time
 
+import known_skips
 import pytest
 import torch
 
@@ -9,6 +11,60 @@ if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 # Its telemetry begins when it is imported.
 os.environ['ORT_DISABLE_TELEMETRY'] = '1'
+LEFT_OUT = pytest.StashKey()  # names of tests
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        '--known-skips',
+        action='store_true',
+        help='fail if a test is skipped for a reason that is not in '
+        'tests/known_skips.py')
+    parser.addoption(
+        '--until',
+        type=int,
+        metavar='SECONDS',
+        help='start no test later than this, in seconds as of `date +%s`')
+
+
+def pytest_runtest_protocol(item):
+    """Leave out the test if there is no time left for it."""
+    until = item.config.option.until
+    if until is None or time.time() < until:
+        return None
+    item.config.stash.setdefault(LEFT_OUT, []).append(item.nodeid)
+    return True
+
+
+def pytest_sessionfinish(session):
+    if session.config.option.known_skips:
+        _, unknown = known_skips.summarize(skipped_in(session.config))
+        if unknown and not session.exitstatus:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    left_out = config.stash.get(LEFT_OUT, [])
+    if left_out:
+        terminalreporter.section('no time was left for')
+        for name in left_out:
+            terminalreporter.line(name)
+    if config.option.known_skips:
+        lines, unknown = known_skips.summarize(skipped_in(config))
+        if lines:
+            terminalreporter.section('skipped tests')
+        for line in lines:
+            terminalreporter.line(line)
+        for reason in unknown:
+            terminalreporter.line(
+                f'ERROR: tests/known_skips.py has no {reason!r}: make the '
+                'test run, or add the reason',
+                red=True)
+
+
+def skipped_in(config):
+    reporter = config.pluginmanager.get_plugin('terminalreporter')
+    return reporter.stats.get('skipped', [])
 
 
 @pytest.fixture(scope='session')

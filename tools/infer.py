@@ -12,7 +12,6 @@ import re
 import shutil
 import sys
 import tempfile
-import warnings
 from typing import Any, Iterator, List, NamedTuple
 
 import cv2
@@ -27,6 +26,7 @@ from biformer_mm.engine.command_line import (add_cfg_options, add_device,
                                              read_config, usage_errors)
 from biformer_mm.engine.inference import (Prediction, Predictor,
                                           build_predictor)
+from biformer_mm.engine.quiet import quiet_known_warnings
 from biformer_mm.errors import UsageError
 from biformer_mm.whole_files import whole_file
 
@@ -83,9 +83,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    quiet_known_warnings()
     args = parse_args()
-    # Such as of boxes that touch the image's border.
-    warnings.filterwarnings('ignore', module='mmengine.visualization')
     with usage_errors('infer.py'):
         if not 0 <= args.score_thr <= 1:
             raise UsageError('--score-thr must be from 0 to 1; got '

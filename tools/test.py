@@ -7,6 +7,7 @@ from biformer_mm.datasets.paths import check_data
 from biformer_mm.engine import launch, testing
 from biformer_mm.engine.command_line import (add_trust, check_writable,
                                              make_parser, usage_errors)
+from biformer_mm.engine.quiet import quiet_known_warnings
 from biformer_mm.errors import UsageError, explained
 
 
@@ -29,10 +30,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    quiet_known_warnings()
     args = parse_args()
     with usage_errors('test.py'):
         cfg = launch.load_config(args)
         read_as_data(cfg, args.trust)
+        if osp.isdir(args.checkpoint):
+            raise UsageError(f'{args.checkpoint} is a folder, not a '
+                             'checkpoint; give the path of a file')
         if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
             raise UsageError(f'there is no checkpoint {args.checkpoint}')
         if args.out is not None:

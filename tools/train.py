@@ -6,6 +6,7 @@ from biformer_mm.datasets.paths import check_data
 from biformer_mm.engine import launch
 from biformer_mm.engine.command_line import (add_trust, make_parser,
                                              usage_errors)
+from biformer_mm.engine.quiet import quiet_known_warnings
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,6 +38,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    quiet_known_warnings()
     args = parse_args()
     with usage_errors('train.py'):
         cfg = launch.load_config(args)

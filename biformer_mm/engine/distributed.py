@@ -9,13 +9,15 @@ import os
 import shutil
 import subprocess
 from datetime import timedelta
+from importlib.util import find_spec
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
-from torch.distributed import destroy_process_group, init_process_group
+from torch.distributed import (destroy_process_group, init_process_group,
+                               is_initialized)
 
 from biformer_mm.errors import UsageError
 
@@ -112,6 +114,24 @@ def use_cpus(cfg: Config) -> None:
         strategy.setdefault('model_wrapper', wrapper)
 
 
+def check_strategy(cfg: Config) -> None:
+    """Refuse DeepSpeed where it cannot start.
+
+    Raises:
+        UsageError: It is not installed, or the run has no launcher.
+    """
+    kind = (cfg.get('strategy') or {}).get('type')
+    if kind != 'DeepSpeedStrategy':
+        return
+    if find_spec('deepspeed') is None:
+        raise UsageError(f'strategy.type={kind} needs DeepSpeed; pip install '
+                         'deepspeed==0.16.9, see docs/distributed.md')
+    if cfg.launcher == 'none':
+        raise UsageError(
+            f'strategy.type={kind} needs a launcher, with one process too; '
+            f'start it with tools/dist_train.sh {cfg.filename} 1')
+
+
 def _leave_group() -> None:
     """Join gloo's threads: one that releases a tensor while the interpreter
     ends would abort the process.
@@ -119,7 +139,8 @@ def _leave_group() -> None:
     They end with the last reference to their group, and the model's wrapper,
     by now part of garbage cycles, has one.
     """
-    destroy_process_group()
+    if is_initialized():
+        destroy_process_group()
     gc.collect()
 
 

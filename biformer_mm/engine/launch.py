@@ -223,6 +223,7 @@ def build_runner(cfg: Config) -> Runner:
     Raises:
         UsageError: The config is not one that can be run.
     """
+    distributed.check_strategy(cfg)
     if cfg.launcher != 'none' and get_device() == 'cpu':
         distributed.use_cpus(cfg)
     with explained(f'{cfg.filename} must be what a run can use',

@@ -1,10 +1,17 @@
-"""DeepSpeed, where it is installed, through MMEngine's FlexibleRunner."""
+"""DeepSpeed, which the second tier installs, through MMEngine's
+FlexibleRunner."""
+from importlib.util import find_spec
+
 import pytest
 from tool_runner import ROOT, run_tool
 
 from biformer_mm.datasets import make_shapes
 
-pytest.importorskip('deepspeed')
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        find_spec('deepspeed') is None, reason='DeepSpeed is not installed')
+]
 
 
 def test_state_is_sharded_and_resumed(tmp_path):

@@ -131,6 +131,7 @@ def test_cpus_keep_the_wrappers_settings(given, wrapper, monkeypatch, at_exit):
     distributed.use_cpus(cfg)
     assert cfg.model_wrapper_cfg == wrapper
     assert calls == [(('gloo', ), {})]
+    monkeypatch.setattr(distributed, 'is_initialized', lambda: True)
     monkeypatch.setattr(distributed, 'destroy_process_group',
                         lambda: calls.append('destroyed'))
     for function in at_exit:
@@ -146,6 +147,19 @@ def test_the_strategy_of_a_flexible_runner_wraps_as_well(monkeypatch):
     other = Config(dict(strategy=dict(type='DeepSpeedStrategy')))
     distributed.use_cpus(other)
     assert other.strategy == dict(type='DeepSpeedStrategy')
+
+
+def test_deepspeed_is_refused_where_it_cannot_start(monkeypatch):
+    cfg = Config(
+        dict(strategy=dict(type='DeepSpeedStrategy'), launcher='none'))
+    for installed, message in ((None, 'pip install deepspeed'),
+                               (True, 'needs a launcher')):
+        monkeypatch.setattr(distributed, 'find_spec', lambda name: installed)
+        with pytest.raises(UsageError, match=message):
+            distributed.check_strategy(cfg)
+    cfg.launcher = 'pytorch'
+    distributed.check_strategy(cfg)
+    distributed.check_strategy(Config(dict(launcher='none')))
 
 
 def test_a_group_ends_though_garbage_holds_it(monkeypatch):

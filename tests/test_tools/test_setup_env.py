@@ -662,6 +662,23 @@ class TestAroundIt:
         assert f'python {command} PYTHONPATH= PIP' in self.call(
             checkout, 'make', target, PYTHONPATH='/other')
 
+    def test_make_test_all_runs_the_second_tier_last(self, checkout, venv):
+        """What that needs is installed once, beside the environment."""
+        own = f'{venv}.second-tier'
+        pip = ('python -m pip install --quiet --no-deps --no-build-isolation '
+               '--target .venv.second-tier -r requirements/second_tier.txt')
+        first, second = ('python -m pytest PYTHONPATH= ',
+                         f'python -m pytest -m slow PYTHONPATH={own} ')
+        for expected in ((first, pip, second), (first, second)):
+            said = re.findall('^python .*',
+                              self.call(checkout, 'make', 'test-all'),
+                              re.MULTILINE)
+            assert len(said) == len(expected), said
+            for line, start in zip(said, expected):
+                assert line.startswith(start)
+        self.call(checkout, 'make', 'distclean')
+        assert not Path(own).exists()
+
     def test_make_test_upstream_has_its_own(self, checkout, venv):
         upstream = f'{venv}-upstream'
         shutil.copytree(venv, upstream)
@@ -673,7 +690,8 @@ class TestAroundIt:
 
     def test_make_alone_helps(self, checkout):
         assert {
-            'setup', 'test', 'test-upstream', 'demo', 'clean', 'distclean'
+            'setup', 'test', 'test-all', 'test-upstream', 'demo', 'clean',
+            'distclean'
         } <= set(
             re.findall(r'^make ([\w-]+)', self.call(checkout, 'make'),
                        re.MULTILINE))
@@ -743,7 +761,9 @@ class TestMetadata:
     def test_extras_hold_the_tested_versions(self, metadata, setup_env,
                                              checkout):
         extras = metadata()['extras_require']
-        assert set(extras) == {'det', 'seg', 'cls', 'optional', 'tests', 'all'}
+        assert set(extras) == {
+            'det', 'seg', 'cls', 'coco', 'optional', 'tests', 'all'
+        }
         pins = {
             name: pin.partition('==')[2]
             for name, pin in setup_env.read_lock(checkout / 'requirements' /

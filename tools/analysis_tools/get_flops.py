@@ -13,6 +13,7 @@ from biformer_mm.analysis.cost import BOXES, MASKS, Cost, cost_by_part
 from biformer_mm.checkpoint.mmengine_loader import read_as_data
 from biformer_mm.engine.command_line import (add_cfg_options, make_parser,
                                              read_config, usage_errors)
+from biformer_mm.engine.quiet import quiet_known_warnings
 from biformer_mm.engine.tool_parts import (add_shape, markdown_table,
                                            print_report)
 from biformer_mm.errors import explained
@@ -34,6 +35,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    quiet_known_warnings()
     args = parse_args()
     with usage_errors('get_flops.py'):
         # What the frameworks tell while they build would mix with the table.

@@ -22,6 +22,7 @@ from biformer_mm.engine.command_line import (add_cfg_options, add_device,
                                              make_parser, pick_device,
                                              read_config, usage_errors)
 from biformer_mm.engine.models import build_model
+from biformer_mm.engine.quiet import quiet_known_warnings
 from biformer_mm.errors import UsageError
 from biformer_mm.visualization import (find_backbone, find_block,
                                        record_routing)
@@ -85,6 +86,7 @@ def position(text: str) -> Tuple[float, float]:
 
 
 def main() -> None:
+    quiet_known_warnings()
     args = parse_args()
     with usage_errors('visualize_routing.py'):
         check_paths(args.images, args.html)

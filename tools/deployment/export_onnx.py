@@ -23,6 +23,7 @@ from biformer_mm.engine.export import (OPSET, Dynamic, FeaturePath,
                                        require_packages)
 from biformer_mm.engine.export_check import Agreement
 from biformer_mm.engine.models import build_model
+from biformer_mm.engine.quiet import quiet_known_warnings
 from biformer_mm.engine.tool_parts import add_shape
 from biformer_mm.errors import UsageError
 
@@ -72,6 +73,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    quiet_known_warnings()
     args = parse_args()
     with usage_errors('export_onnx.py'):
         require_packages()
