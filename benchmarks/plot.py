@@ -226,10 +226,13 @@ def main() -> None:
     for path in args.results:
         try:
             result = json.loads(path.read_text())
-            plot = PLOTS[result['benchmark']]
+            plot = PLOTS.get(result['benchmark'])
         except (OSError, ValueError, KeyError) as error:
             raise SystemExit(f'error: {path} is no result of a benchmark '
                              f'({type(error).__name__})')
+        if plot is None:
+            print(f'{path} has a table only')
+            continue
         with plt.rc_context(STYLE):
             figure = plot(result)
         target = path.with_suffix(f'.{args.format}')

@@ -1,79 +1,144 @@
-"""Tell what is missing of a config's data sets before anything is built."""
+"""Check what a config says of its data sets before anything is built."""
 import os
 import os.path as osp
-from typing import Dict, Iterator, Sequence, Tuple
+from typing import Any, Dict, Iterator, NamedTuple, Sequence, Tuple
 
 from biformer_mm.errors import UsageError, explained
 
 # Where the data sets of the recipes come from, by dataset type.
-_SOURCES = {
-    'CocoDataset':
-    'COCO 2017 from https://cocodataset.org/#download',
+SOURCES = {
+    'CocoDataset': 'COCO 2017 from https://cocodataset.org/#download',
     'ADE20KDataset':
     'ADE20K from https://groups.csail.mit.edu/vision/datasets/ADE20K/',
-    'ImageNet':
-    'ImageNet-1K from https://image-net.org/download.php',
+    'ImageNet': 'ImageNet-1K from https://image-net.org/download.php',
 }
 
 
+class DataPath(NamedTuple):
+    """A file or folder of a data set, and the option that sets it."""
+    option: str
+    path: str
+    split: str
+    dataset_type: str
+
+
 def check_data(cfg: Dict, splits: Sequence[str]) -> None:
-    """Check that the files and folders that a config names exist.
+    """Check the classes of a config's data sets, and that the files and
+    folders that it names exist.
 
     Args:
         cfg: Config of an OpenMMLab project.
         splits: Those that the run uses, of 'train', 'val' and 'test'.
 
     Raises:
-        UsageError: Paths are missing. The text names them, where to get the
-            data set, and the options that point elsewhere.
+        UsageError: Classes are a text, see :func:`check_classes`, or paths are
+            missing. The text names them, where to get the data set, and the
+            options that point elsewhere.
     """
-    missing, options, sources = [], [], []
-    with explained(
-            f'data sets must be dicts of a type and paths, and {splits} of '
-            'the config are not', 'mend their dataset'):
-        paths = list(_paths(cfg, splits))
-    for option, path, dataset_type in paths:
-        if not path or '://' in path or osp.exists(path):
-            continue
-        if path not in missing:
-            missing.append(path)
-        if option not in options:
-            options.append(option)
-        source = _SOURCES.get(dataset_type)
-        if source and source not in sources:
-            sources.append(source)
+    check_classes(cfg, splits)
+    missing = find_missing(cfg, splits)
     if not missing:
         return
+    # dict.fromkeys keeps the order and drops what comes twice.
+    paths = dict.fromkeys(part.path for part in missing)
+    options = dict.fromkeys(part.option for part in missing)
+    sources = dict.fromkeys(SOURCES[part.dataset_type] for part in missing
+                            if part.dataset_type in SOURCES)
     get = f'get {" and ".join(sources)}, or ' if sources else ''
     raise UsageError(
-        f'data not found: {", ".join(missing)} (from {os.getcwd()}); {get}'
+        f'data not found: {", ".join(paths)} (from {os.getcwd()}); {get}'
         'point elsewhere with --cfg-options ' +
         ' '.join(f'{option}=PATH' for option in options))
 
 
-def _paths(cfg: Dict,
-           splits: Sequence[str]) -> Iterator[Tuple[str, str, str]]:
-    """Yield (option that sets it, path, dataset type) for all data."""
+def check_classes(cfg: Dict, splits: Sequence[str]) -> None:
+    """Refuse classes that are a text: ``('person')`` is one, which would be
+    taken for the classes p, e, r, s, o and n.
+
+    MMEngine reads the classes from a file where the text is its path.
+
+    Args:
+        cfg: Config of an OpenMMLab project.
+        splits: Those that the run uses, of 'train', 'val' and 'test'.
+
+    Raises:
+        UsageError: The classes of a data set are the text of no file's path.
+    """
+    for option, dataset in _leaves_of(cfg, splits):
+        for key, classes in ((f'{option}.metainfo.classes',
+                              (dataset.get('metainfo') or {}).get('classes')),
+                             (f'{option}.classes', dataset.get('classes'))):
+            if isinstance(classes,
+                          str) and not osp.isfile(osp.expanduser(classes)):
+                raise UsageError(
+                    f'{key} must be a tuple or a list of names, or the path '
+                    f'of a file with one name a line; got the text '
+                    f'{classes!r}; one class is written with a comma: '
+                    f'({classes!r}, )')
+
+
+def find_missing(cfg: Dict, splits: Sequence[str]) -> Sequence[DataPath]:
+    """Find the files and folders of a config's data sets that do not exist.
+
+    Args:
+        cfg: Config of an OpenMMLab project.
+        splits: Of 'train', 'val' and 'test'.
+
+    Returns:
+        The missing ones; of a data set without its root, the root only.
+
+    Raises:
+        UsageError: A data set is no dict of a type and paths.
+    """
+    with explained(
+            f'data sets must be dicts of a type and paths, and {splits} of '
+            'the config are not', 'correct their dataset'):
+        return [
+            part for part in _paths(cfg, splits) if part.path
+            and '://' not in part.path and not osp.exists(part.path)
+        ]
+
+
+def _leaves_of(cfg: Dict, splits: Sequence[str]) -> Sequence[Tuple[str, Dict]]:
+    """List (option, data set) of all splits."""
+    with explained(
+            f'data sets must be dicts of a type and paths, and {splits} of '
+            'the config are not', 'correct their dataset'):
+        return [
+            leaf for split in splits if cfg.get(f'{split}_dataloader')
+            for leaf in leaves(f'{split}_dataloader.dataset',
+                               cfg[f'{split}_dataloader']['dataset'])
+        ]
+
+
+def _paths(cfg: Dict, splits: Sequence[str]) -> Iterator[DataPath]:
+    """Yield all paths of the data sets and their evaluators."""
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        if not loader:
-            continue
-        for option, dataset in leaves(f'{split}_dataloader.dataset',
-                                       loader['dataset']):
-            kind = dataset['type'].rpartition('.')[2]
+        for option, dataset in _leaves_of(cfg, [split]):
+            kind = _type_name(dataset['type'])
             root = dataset.get('data_root') or ''
             if root:
-                yield f'{option}.data_root', root, kind
+                yield DataPath(f'{option}.data_root', root, split, kind)
             if not root or osp.exists(root):
-                for key, path in _parts(dataset):
+                for key, path in _parts(dataset, kind):
                     # Joined as the dataset does it: absolute parts win.
-                    yield f'{option}.{key}', osp.join(root, path), kind
+                    yield DataPath(f'{option}.{key}', osp.join(root, path),
+                                   split, kind)
+        if not cfg.get(f'{split}_dataloader'):
+            continue
         evaluators = cfg.get(f'{split}_evaluator') or {}
         if not isinstance(evaluators, (list, tuple)):
             evaluators = [evaluators]
         for evaluator in evaluators:
             if evaluator.get('ann_file'):
-                yield f'{split}_evaluator.ann_file', evaluator['ann_file'], ''
+                yield DataPath(f'{split}_evaluator.ann_file',
+                               evaluator['ann_file'], split, '')
+
+
+def _type_name(kind: Any) -> str:
+    """Name of a type, which pure Python configs give as a class."""
+    name = kind if isinstance(kind, str) else kind.__name__
+    return name.rpartition('.')[2]
 
 
 def leaves(option: str, dataset: Dict) -> Iterator[Tuple[str, Dict]]:
@@ -87,11 +152,13 @@ def leaves(option: str, dataset: Dict) -> Iterator[Tuple[str, Dict]]:
         yield option, dataset
 
 
-def _parts(dataset: Dict) -> Iterator[Tuple[str, str]]:
+def _parts(dataset: Dict, kind: str) -> Iterator[Tuple[str, str]]:
     """Yield (key, path below data_root) of annotations and folders."""
     if dataset.get('ann_file'):
         yield 'ann_file', dataset['ann_file']
     prefix = dataset.get('data_prefix') or {}
+    if not prefix and kind == 'ImageNet':
+        prefix = dataset.get('split') or {}  # which is its folder
     if isinstance(prefix, str):
         yield 'data_prefix', prefix
     else:

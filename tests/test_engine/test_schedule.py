@@ -3,9 +3,11 @@ import copy
 
 import pytest
 import torch
-from mmengine.optim import (CosineAnnealingLR, LinearLR, MultiStepLR, PolyLR,
-                            ReduceOnPlateauLR)
+from mmengine.optim import (ConstantLR, CosineAnnealingLR, ExponentialLR,
+                            LinearLR, MultiStepLR, OneCycleLR, PolyLR,
+                            ReduceOnPlateauLR, StepLR)
 
+from biformer_mm.checkpoint import read_checkpoint
 from biformer_mm.engine.schedule import PlannedSchedule
 
 LENGTH = 5  # iterations of an epoch
@@ -105,6 +107,31 @@ def test_the_same_plan_changes_nothing(plan):
     run = Run(*plan)
     assert resume(run, saved, 7) is None
     assert run.saved() == saved
+
+
+@pytest.mark.parametrize('kind, options', [
+    (ConstantLR, dict()),
+    (CosineAnnealingLR, dict(T_max=9)),
+    (ExponentialLR, dict(gamma=0.9)),
+    (LinearLR, dict()),
+    (MultiStepLR, dict(milestones=[2, 3])),
+    (OneCycleLR, dict(eta_max=1., total_steps=9)),
+    (PolyLR, dict(end=9)),
+    (ReduceOnPlateauLR, dict(monitor='loss')),
+    (StepLR, dict(step_size=2)),
+])
+def test_a_plan_read_from_a_file_is_the_same(kind, options, tmp_path):
+
+    def build(optimizer):
+        return kind(optimizer, **options)
+
+    path = str(tmp_path / 'last.pth')
+    optimizer, states = Run(build).step(LENGTH).saved()
+    torch.save(dict(optimizer=optimizer, param_schedulers=states), path)
+    # One of MMEngine's schedulers keeps a function among its state.
+    content = read_checkpoint(path, trust=kind is OneCycleLR)
+    saved = content['optimizer'], content['param_schedulers']
+    assert resume(Run(build), saved, LENGTH) is None
 
 
 def test_a_checkpoint_without_a_schedule():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from broken_data import IMAGES, annotations
-from tool_runner import ROOT, run_tool
+from tool_runner import ROOT, load_module, run_tool
 
 TOOL = ROOT / 'tools' / 'misc' / 'check_dataset.py'
 CONFIG = ROOT / 'configs' / 'retinanet_biformer_demo.py'
@@ -105,3 +105,43 @@ def test_json_that_cannot_be_written_is_one_line(root):
         ok=False)
     assert 'list.json cannot be written' in output.splitlines()[-1]
     assert 'Traceback' not in output
+
+
+def test_quick_counts_and_opens_no_picture(root, tmp_path):
+    """Pictures that are empty are found by reading them, not by counting."""
+    IMAGES['empty-file'](root / 'train' / '000001.jpg')
+    IMAGES['missing'](root / 'val' / '000002.jpg')
+    lines = check(root, '--quick', '--json', 'list.json', ok=False)
+    assert lines[-3:] == [
+        f'error   missing         val   {root}/val: has 3 of 4 pictures; '
+        'missing 1, such as 000002.jpg', 'errors: missing 1',
+        '11 images found, 1 problems'
+    ]
+    content = json.loads((tmp_path / 'list.json').read_text())
+    assert content['images'] == 11 and len(content['problems']) == 1
+
+
+@pytest.mark.parametrize('tool, args, split', [
+    ('misc/check_dataset.py', [], 'train'),
+    ('misc/check_dataset.py', ['--quick'], 'val'),
+    ('train.py', [], 'train'),
+    ('train.py', [], 'val'),
+    ('test.py', ['a.pth'], 'test'),
+])
+def test_classes_that_are_a_text_are_refused_before_anything_starts(
+        tool, args, split, tmp_path, monkeypatch):
+    (tmp_path / 'a.pth').touch()
+    option = f'{split}_dataloader.dataset.metainfo.classes'
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', [
+        tool,
+        str(CONFIG), *args, '--cfg-options', f'{option}=person'
+    ])
+    with pytest.raises(SystemExit) as end:
+        load_module(ROOT / 'tools' / tool).main()
+    name = os.path.basename(tool)
+    assert end.value.code == (
+        f'{name}: error: {option} must be a tuple or a list of names, or the '
+        "path of a file with one name a line; got the text 'person'; one "
+        "class is written with a comma: ('person', )")
+    assert os.listdir(tmp_path) == ['a.pth']

@@ -22,7 +22,7 @@ def read_classification(
     limit = min((n for n in (num_classes, classes and len(classes)) if n),
                 default=None)
     if dataset.ann_file:
-        samples, problems = _read_list(dataset, limit)
+        samples, problems = read_list(dataset, limit)
         if dataset.with_label:
             found = Counter(label for _, label in samples)
             problems += [
@@ -39,7 +39,8 @@ def read_classification(
             for name, _ in samples], problems
 
 
-def _read_list(dataset: Any, limit: Optional[int]) -> Tuple[List, List]:
+def read_list(dataset: Any, limit: Optional[int]) -> Tuple[List, List]:
+    """Read a list of pictures: (path, label) of each, and its problems."""
     samples, problems = [], []
     with open(dataset.ann_file) as file:
         for number, line in enumerate(file.read().splitlines(), 1):

@@ -23,6 +23,7 @@ KINDS = {
     # a whole data set
     'no-images': 'error',
     'class-count': 'error',
+    'count': 'error',
     # annotations in COCO's format
     'json': 'error',
     'field': 'error',

@@ -3,7 +3,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence
+from typing import (Any, Callable, Dict, Iterator, List, NamedTuple, Sequence,
+                    Tuple)
 
 import cv2
 from mmengine.registry import DATASETS, init_default_scope
@@ -66,18 +67,8 @@ def plan(cfg: Any, splits: Sequence[str]) -> Iterator[Job]:
 
 
 def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
-    for key in ('data_root', 'ann_file', 'data_prefix'):
-        if '://' in str(leaf.get(key)):
-            raise UsageError(f'{option}.{key} must be on this machine, got '
-                             f'{leaf[key]}; copy the data here')
+    dataset, kind = build_lazily(option, leaf)
     pipeline = leaf.get('pipeline') or []
-    try:
-        dataset = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True})
-    except Exception as error:  # whatever it makes of its arguments
-        raise UsageError(
-            f'{option}: {leaf["type"]} cannot be built: {error}; correct its '
-            'arguments') from error
-    kind = _known_type(dataset, option)
     rules = Rules(_loading(pipeline, 'LoadImageFromFile', 'color', 'cv2'))
     model = cfg.get('model') or {}
     outputs = dict(_num_classes('model', model))
@@ -110,6 +101,32 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
                     or ' '.join(dataset.data_prefix.values()),
                     'there is no image'))
     return Job(split, rules, items, problems)
+
+
+def build_lazily(option: str, leaf: Dict) -> Tuple[Any, str]:
+    """Build a data set whose annotations are not loaded.
+
+    Args:
+        option: What messages call it.
+        leaf: Its config.
+
+    Returns:
+        The data set, and the name of the base class that loads its files.
+
+    Raises:
+        UsageError: It is of no known type, remote, or wrong by its arguments.
+    """
+    for key in ('data_root', 'ann_file', 'data_prefix'):
+        if '://' in str(leaf.get(key)):
+            raise UsageError(f'{option}.{key} must be on this machine, got '
+                             f'{leaf[key]}; copy the data here')
+    try:
+        dataset = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True})
+    except Exception as error:  # whatever it makes of its arguments
+        raise UsageError(
+            f'{option}: {leaf["type"]} cannot be built: {error}; correct its '
+            'arguments') from error
+    return dataset, _known_type(dataset, option)
 
 
 def _known_type(dataset: Any, option: str) -> str:

@@ -1,0 +1,343 @@
+"""Count the files of a config's data sets: seconds, where reading them takes
+hours.
+
+No picture is opened. What annotations and lists name must be there, and the
+recipes' data sets must be as large as they were published.
+"""
+import json
+import os
+import os.path as osp
+from collections import defaultdict
+from typing import (Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence,
+                    Set, Tuple)
+
+from mmengine.registry import init_default_scope
+
+from biformer_mm.datasets.paths import SOURCES, find_missing, leaves
+from biformer_mm.errors import explained
+from .classification import read_list
+from .problems import Problem
+from .scanning import Found, build_lazily
+
+
+class Published(NamedTuple):
+    """What a split of a recipe's data set has.
+
+    Attributes:
+        pictures: How many.
+        name: Of its pictures, by their number from 1 on, where they have one.
+        objects: How many COCO's annotation file has.
+        folders: ImageNet's classes.
+        smallest: Pictures in the smallest of these.
+    """
+    pictures: int
+    name: str = ''
+    objects: int = 0
+    folders: int = 0
+    smallest: int = 0
+
+
+# By dataset type, then by annotation file or by folder of the pictures.
+PUBLISHED = {
+    'CocoDataset': {
+        'instances_train2017.json': Published(118287, objects=860001),
+        'instances_val2017.json': Published(5000, objects=36781),
+    },
+    'ADE20KDataset': {
+        'training': Published(20210, 'ADE_train_{:08d}'),
+        'validation': Published(2000, 'ADE_val_{:08d}'),
+    },
+    'ImageNet': {
+        'train': Published(1281167, folders=1000, smallest=732),
+        'val': Published(50000, folders=1000, smallest=50),
+    },
+}
+
+
+def count(cfg: Any, splits: Sequence[str]) -> Tuple[List[Found], int]:
+    """Count the files of a config's data sets.
+
+    Args:
+        cfg: Config of mmdet, mmseg or mmpretrain.
+        splits: Of 'train', 'val' and 'test'.
+
+    Returns:
+        The problems, one for each folder or list that lacks something, and the
+        number of pictures that are there.
+
+    Raises:
+        UsageError: A data set is of no known type, remote, or wrong by its
+            arguments.
+    """
+    found, gone = [], set()
+    for part in find_missing(cfg, splits):
+        source = SOURCES.get(part.dataset_type)
+        detail = f'is not there; get {source}' if source else 'is not there'
+        found.append(Found(part.split, Problem('missing', part.path, detail)))
+        gone.add(osp.normpath(part.path))
+    pictures = 0
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if not loader:
+            continue
+        for option, leaf in leaves(f'{split}_dataloader.dataset',
+                                   loader['dataset']):
+            if osp.normpath(leaf.get('data_root') or '.') in gone:
+                continue
+            with explained(f'{option} must be a data set that can be read',
+                           'correct it'):
+                dataset, kind = build_lazily(option, leaf)
+                problems, number = _COUNTERS[kind](dataset)
+            pictures += number
+            found += [
+                Found(split, problem) for problem in problems
+                if osp.normpath(problem.file) not in gone
+            ]
+    # Wrappers may name a data set twice, and evaluators name its list again.
+    once = {}
+    for split, problem in found:
+        what = (split, osp.normpath(problem.file), problem.kind,
+                problem.detail.partition(';')[0])
+        once.setdefault(what, Found(split, problem))
+    return list(once.values()), pictures
+
+
+def _published(dataset: Any, path: str) -> Published:
+    """What was published of a split; zeros if nothing is known of it."""
+    for cls in type(dataset).__mro__:
+        known = PUBLISHED.get(cls.__name__, {})
+        name = osp.basename(osp.normpath(path or '.'))
+        # Other classes are another data set, in the same layout.
+        if name in known and tuple(dataset.metainfo['classes']) == tuple(
+                cls.METAINFO['classes']):
+            return known[name]
+    return Published(0)
+
+
+# COCO's layout
+
+
+def _count_coco(dataset: Any) -> Tuple[List[Problem], int]:
+    path, folder = dataset.ann_file, dataset.data_prefix['img']
+    if not osp.isfile(path):
+        return [Problem('missing', path, 'is not there')], 0
+    try:
+        with open(path) as file:
+            content = json.load(file)
+        names = {image['file_name'] for image in content['images']}
+        objects = len(content['annotations'])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        return [
+            Problem(
+                'json', path, 'cannot be read as images and annotations: '
+                f'{type(error).__name__}: {error}')
+        ], 0
+    published, problems = _published(dataset, path), []
+    for number, expected, what in ((len(names), published.pictures,
+                                    'pictures'), (objects, published.objects,
+                                                  'objects')):
+        if published.pictures and number != expected:
+            problems.append(
+                Problem('count', path,
+                        f'lists {number:,} of the {expected:,} {what}'))
+    lacking, number = _compare(folder, names, 'pictures')
+    return problems + lacking, number
+
+
+def _compare(root: str,
+             names: Iterable[str],
+             what: str,
+             kind: str = 'missing') -> Tuple[List[Problem], int]:
+    """Look for named files below a folder, reading each folder once.
+
+    Returns:
+        A problem for each folder that lacks some, and how many were found.
+    """
+    by_folder = defaultdict(set)
+    for name in names:
+        folder, file = osp.split(osp.join(root, name))
+        by_folder[folder].add(file)
+    problems, number = [], 0
+    for folder, expected in sorted(by_folder.items()):
+        lacking = expected - _files(folder)
+        number += len(expected) - len(lacking)
+        problems += _lacks(folder, lacking, len(expected), what, kind)
+    return problems, number
+
+
+def _files(folder: str) -> Set[str]:
+    """Names of the files in a folder; none if it does not exist."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()
+
+
+def _lacks(folder: str,
+           names: Set[str],
+           expected: int,
+           what: str,
+           kind: str = 'missing') -> Iterator[Problem]:
+    if names:
+        yield Problem(
+            kind, folder, f'has {expected - len(names):,} of {expected:,} '
+            f'{what}; missing {len(names):,}, such as {min(names)}')
+
+
+# ADE20K's layout
+
+
+def _count_segmentation(dataset: Any) -> Tuple[List[Problem], int]:
+    folder = dataset.data_prefix.get('img_path') or ''
+    maps = dataset.data_prefix.get('seg_map_path')
+    published, problems = _published(dataset, folder), []
+    if osp.isfile(dataset.ann_file or ''):
+        with open(dataset.ann_file) as file:
+            stems = {line.strip() for line in file}
+        problems, number = _compare(folder, (stem + dataset.img_suffix
+                                             for stem in stems), 'pictures')
+    else:
+        stems = {
+            name[:-len(dataset.img_suffix)]
+            for name in _walk(folder) if name.endswith(dataset.img_suffix)
+        }
+        number = len(stems)
+        if published.pictures:
+            expected = {
+                published.name.format(i)
+                for i in range(1, published.pictures + 1)
+            }
+            lacking = {stem + dataset.img_suffix for stem in expected - stems}
+            problems += _lacks(folder, lacking, published.pictures, 'pictures')
+            problems += _more(folder, stems - expected, 'pictures')
+            stems = expected | stems
+        elif not stems:
+            problems.append(Problem('no-images', folder, 'there is no image'))
+    if maps:
+        problems += _compare(maps,
+                             (stem + dataset.seg_map_suffix for stem in stems),
+                             'maps', 'map-missing')[0]
+    return problems, number
+
+
+def _more(folder: str, names: Set[str], what: str) -> Iterator[Problem]:
+    if names:
+        yield Problem(
+            'count', folder, f'has {len(names):,} {what} that are not of the '
+            f'data set, such as {min(names)}')
+
+
+def _walk(folder: str, below: str = '') -> Iterator[str]:
+    """Yield the files below a folder, relative to it."""
+    try:
+        entries = os.scandir(osp.join(folder, below))
+    except OSError:
+        return
+    with entries:
+        for entry in entries:
+            name = f'{below}/{entry.name}' if below else entry.name
+            if entry.is_dir():
+                yield from _walk(folder, name)
+            elif not entry.name.startswith('.'):  # as the frameworks do it
+                yield name
+
+
+# ImageNet's layout
+
+
+def _count_classification(dataset: Any) -> Tuple[List[Problem], int]:
+    root = dataset.img_prefix
+    published = _published(dataset, root)
+    if dataset.ann_file:
+        if not osp.isfile(dataset.ann_file):
+            return [Problem('missing', dataset.ann_file, 'is not there')], 0
+        samples, problems = read_list(dataset, None)
+        names = {name for name, _ in samples}
+        if published.pictures and len(names) != published.pictures:
+            problems.append(
+                Problem(
+                    'count', dataset.ann_file, f'lists {len(names):,} of the '
+                    f'{published.pictures:,} pictures'))
+        lacking, number = _compare(root, names, 'pictures')
+        return problems + lacking, number
+    if not dataset.with_label:
+        number = sum(map(dataset.is_valid_file, _walk(root)))
+        return [] if number else [
+            Problem('no-images', root, 'there is no image')
+        ], number
+    if not osp.isdir(root):
+        return [Problem('missing', root, 'is not there')], 0
+    counts, beside = _class_folders(dataset, root)
+    return list(_check_folders(dataset, counts, beside,
+                               published)), sum(counts.values())
+
+
+def _class_folders(dataset: Any, root: str) -> Tuple[Dict[str, int], Set[str]]:
+    """Count the pictures of each class folder, and list the files beside the
+    folders."""
+    counts, beside = {}, set()
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                counts[entry.name] = sum(
+                    map(dataset.is_valid_file, _walk(root, entry.name)))
+            else:
+                beside.add(entry.name)
+    return counts, beside
+
+
+def _check_folders(dataset: Any, counts: Dict[str, int], beside: Set[str],
+                   published: Published) -> Iterator[Problem]:
+    root = dataset.img_prefix
+    expected = published.folders or len(dataset.CLASSES or counts)
+    if len(counts) != expected:
+        detail = f'has {len(counts):,} of {expected:,} class folders'
+        if beside:
+            detail += (f'; {len(beside):,} files lie beside them, such as '
+                       f'{min(beside)}: unpack them, one folder a class')
+        yield Problem('count', root, detail)
+    others = _other_folders(root) - counts.keys()
+    if others:
+        yield Problem(
+            'missing', root, 'has no folder of these classes, though another '
+            f'split has: {_some(others)}')
+    small = {
+        f'{name} ({number:,})'
+        for name, number in counts.items() if number < published.smallest
+    }
+    if small:
+        yield Problem(
+            'count', root, f'has {len(small):,} classes of fewer than '
+            f'{published.smallest:,} pictures, the published least: '
+            f'{_some(small)}')
+    total = sum(counts.values())
+    if published.pictures and total != published.pictures:
+        yield Problem('count', root,
+                      f'has {total:,} of {published.pictures:,} pictures')
+    empty = {name for name, number in counts.items() if not number}
+    if empty and not published.pictures:
+        yield Problem('empty-class', root,
+                      f'has no picture of the classes {_some(empty)}')
+
+
+def _some(names: Set[str]) -> str:
+    return ', '.join(sorted(names)[:3]) + (', ...' if len(names) > 3 else '')
+
+
+def _other_folders(root: str) -> Set[str]:
+    """Class folders of the splits beside this one."""
+    parent, name = osp.split(osp.normpath(root))
+    other = osp.join(parent, dict(train='val', val='train').get(name, name))
+    try:
+        with os.scandir(other) as entries:
+            return {entry.name for entry in entries if entry.is_dir()}
+    except OSError:
+        return set()
+
+
+_COUNTERS = dict(
+    CocoDataset=_count_coco,
+    BaseSegDataset=_count_segmentation,
+    CustomDataset=_count_classification)
