@@ -35,8 +35,9 @@ _FIELDS = {
      'train_cfg.max_iters', 'train_cfg.val_interval',
      'optim_wrapper.accumulative_counts'),
 }
-# What MMEngine divides by.
-_DIVISORS = ('train_cfg.val_interval', 'optim_wrapper.accumulative_counts')
+# What is divided by.
+_DIVISORS = ('train_cfg.val_interval', 'optim_wrapper.accumulative_counts',
+             *(f'{split}_dataloader.batch_size' for split in _SPLITS))
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:

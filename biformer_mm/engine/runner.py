@@ -108,8 +108,8 @@ class GuardedRun:
         """
         planned = PlannedSchedule(self.param_schedulers)
         with explained(
-                f'{self._load_from} must be a checkpoint that the model of '
-                f'{self._name} can use', 'give another one'):
+                f'{self._load_from} must be what a run of {self._name} can '
+                'load', 'give another one, or change the config'):
             super().load_or_resume()
         if not self._resume or not self._has_loaded:
             return

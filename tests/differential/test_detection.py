@@ -182,6 +182,13 @@ CASES = [
             format_only=True, outfile_prefix='test_work/results')
         '''),
     Case('tta', DEMO, test_args=['--tta']),
+    # Ours refuses them on purpose: theirs warns, and evaluates a model of which
+    # a part has its first weights.
+    Case(
+        'weights_that_do_not_fit',
+        DEMO,
+        test_args=['--cfg-options', 'model.bbox_head.stacked_convs=3'],
+        test_fails=(None, "does not fit the config's model")),
 
     # Schedules and hooks.
     Case(

@@ -86,7 +86,8 @@ def test_options_that_do_not_fit_are_refused(options, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'field', ['train_cfg.val_interval', 'optim_wrapper.accumulative_counts'])
+    'field', ['train_cfg.val_interval', 'optim_wrapper.accumulative_counts',
+              'train_dataloader.batch_size'])
 def test_intervals_must_be_positive(field, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text('train_cfg = dict()\noptim_wrapper = dict()')
