@@ -172,8 +172,9 @@ def _given(network: nn.Module,
     """Let the network's layers attend to given regions, one (N, R, k) each in
     the order of their calls; yields how these differ from their own."""
     differences: List[RoutingDifference] = []
-    layers = [
-        m for m in network.modules() if isinstance(m, BiLevelRoutingAttention)
+    layers = [  # of one region nothing is chosen: the file has no TopK there
+        m for m in network.modules()
+        if isinstance(m, BiLevelRoutingAttention) and m.num_regions != 1
     ]
     if len(layers) != len(choices):
         raise UsageError(

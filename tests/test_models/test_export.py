@@ -187,6 +187,20 @@ def test_onnx_takes_any_size_that_the_regions_divide(onnx, tmp_path):
     assert type(error.value).__module__.startswith(onnxruntime.__name__)
 
 
+def test_a_stage_of_one_region_has_nothing_to_choose(onnx, tmp_path):
+    """As in configs/ablation/biformer_stl_s8-4-2-1_in1k.py."""
+    model = BiFormer(
+        dict(ARCH, topks=(2, 2, 2, 1)),
+        num_regions=(4, 2, 2, 1),
+        out_indices=range(4)).eval()
+    path = str(tmp_path / 'model.onnx')
+    _, agreement = export_onnx(
+        FeaturePath(model), path, torch.randn(1, 3, 64, 64))
+    # The regions of 16 + 4 + 4 rows were compared.
+    assert agreement.routing.rows == 24
+    assert onnx.load(path).graph.output
+
+
 def test_size_step_is_the_least_that_divides():
     assert size_step(make(num_regions=(8, 4, 2, 1))) == 32
     assert size_step(make(num_regions=8)) == 128
