@@ -13,7 +13,7 @@ PYTEST_OPTIONS ?=
 
 # The environment is the locked one: nothing of the caller's shell may come before it, nor these variables, whose
 # names others read too, reach what runs there.
-unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PYTHON VENV LOCK
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PYTHON VENV LOCK PYTEST_OPTIONS
 
 .PHONY: help setup test test-all test-slow test-upstream test-release test-faults demo clean distclean
 
@@ -35,7 +35,7 @@ test: setup
 	"$(VENV)/bin/python" -m pytest $(PYTEST_OPTIONS)
 
 test-all: test
-	@$(MAKE) --no-print-directory test-slow PYTHON="$(PYTHON)" VENV="$(VENV)" LOCK="$(LOCK)"
+	@$(MAKE) --no-print-directory test-slow PYTHON="$(PYTHON)" VENV="$(VENV)" LOCK="$(LOCK)" PYTEST_OPTIONS="$(PYTEST_OPTIONS)"
 
 # Nothing is resolved. DeepSpeed compiles what it needs when it is used, by the ninja on the path.
 test-slow: setup
@@ -48,7 +48,7 @@ test-slow: setup
 	    "$(VENV)/bin/python" -m pytest -m slow $(PYTEST_OPTIONS)
 
 test-upstream:
-	@$(MAKE) --no-print-directory test PYTHON="$(PYTHON)" VENV="$(UPSTREAM_VENV)" LOCK=upstream.txt
+	@$(MAKE) --no-print-directory test PYTHON="$(PYTHON)" VENV="$(UPSTREAM_VENV)" LOCK=upstream.txt PYTEST_OPTIONS="$(PYTEST_OPTIONS)"
 
 test-release: setup
 	"$(VENV)/bin/python" -m pytest -m release tests/test_packaging
