@@ -21,28 +21,22 @@ attention, routing included, projections not. What would take longer than
 --limit seconds a call, by the square of the tokens, is left out and said so.
 """
 import argparse
-import math
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Sequence
 
 import torch
 
+import growth
 from biformer_mm.ops import available_backends
 from biformer_mm.ops.dispatch import check_backend_name
-from biformer_mm.ops.region import auto_num_regions
-from measure import DTYPES
+from measure import DTYPES, recorded
+from op_costs import measure
 from problems import (CHANNELS, DENSE, GATHERED, MODES, Problem, errors,
-                      make_step, memory, prepare, stage_problems, time_steps,
-                      unsupported_reason, wrong)
+                      stage_problems, unsupported_reason, wrong)
 from report import (DEFAULT_OUT, environment, parse_size, table, with_spread,
                     write)
 
 # Size: regions per side as the paper has it, and batches on a CPU and a GPU.
 SIZES = {'224': (7, 1, 128), '512': (8, 1, 16), '800x1333': (16, 1, 2)}
-GROWTH = (224, 384, 512, 768, 1024, 1536, 2048)
-LARGE = 512
-STRIDE = 4  # of stage 1
-FIXED_REGIONS = 8
-KINDS = ('fixed S', 'auto S', 'full')
 
 
 def bench(problem: Problem, backends: Sequence[str],
@@ -60,46 +54,19 @@ def bench(problem: Problem, backends: Sequence[str],
         if reason:
             row['unsupported'] = row['error'] = reason
             continue
-        try:
+        with recorded(row):
             row['errors'] = errors(problem, name, args.device, args.dtype)
-        except RuntimeError as error:
-            row['error'] = str(error).splitlines()[0]
-            continue
-        row['error'] = wrong(row['errors'], args.dtype)
-    able = [name for name, row in rows.items() if not row['error']]
+            row['error'] = wrong(row['errors'], args.dtype)
     for mode in MODES:
-        for name, result in measure(problem, able, mode, args).items():
+        for name, result in measure(problem, rows, mode, args).items():
             rows[name][mode] = result
     for row in rows.values():
         for mode in MODES:
-            if mode in row:
+            if mode in row and mode in rows[DENSE]:
                 row[mode]['time_over_dense'] = (
                     row[mode]['seconds']['median'] /
                     rows[DENSE][mode]['seconds']['median'])
     return list(rows.values())
-
-
-def measure(problem: Problem,
-            backends: Sequence[str],
-            mode: str,
-            args: argparse.Namespace,
-            routed: bool = False) -> Dict[str, Dict]:
-    """Seconds and bytes of each backend."""
-    steps = {}
-    for name in backends:
-        attend, inputs = prepare(problem, name, args.device, args.dtype,
-                                 routed)
-        steps[name] = make_step(attend, inputs, mode)
-    times = time_steps(steps, args.device, args.repeats)
-    del steps, attend, inputs
-    return {
-        name:
-        dict(
-            seconds=times[name],
-            peak_memory=memory(problem, name, mode, args.device, args.dtype,
-                               routed))
-        for name in backends
-    }
 
 
 def stages_table(rows: List[Dict]) -> str:
@@ -114,7 +81,8 @@ def stages_table(rows: List[Dict]) -> str:
         cells = [name]
         for mode in MODES:
             cells.append(with_spread(row[mode]['seconds'], 1e3))
-        cells.append(f"{row[MODES[1]]['time_over_dense']:.2f}")
+        ratio = row[MODES[1]].get('time_over_dense')
+        cells.append(f'{ratio:.2f}' if ratio else '-')
         for mode in MODES:
             cells.append(f"{row[mode]['peak_memory'] / 1e6:.1f}")
         cells.append(' '.join(f'{x:.0e}'
@@ -164,69 +132,12 @@ def bench_stages(args: argparse.Namespace) -> List[str]:
     return failures
 
 
-def growth_problem(kind: str, pixels: int, arch: str, batch: int) -> Problem:
-    """Stage 1 of a square image."""
-    side, channels = -(-pixels // STRIDE), CHANNELS[arch][0]
-    if kind == 'full':
-        # As one region that is routed to itself: heads as in the others.
-        return Problem(batch, side, side, channels, 1, 1)
-    num_regions = FIXED_REGIONS
-    if kind == 'auto S':
-        num_regions = auto_num_regions(side, side, channels, topk=1)
-    return Problem(batch, side, side, channels, num_regions, 1)
-
-
-def slope(tokens: Sequence[int], values: Sequence[float]) -> Optional[float]:
-    """Exponent of the power law through the points, by least squares."""
-    if len(tokens) < 2 or min(values) <= 0:
-        return None
-    x, y = ([math.log(v) for v in values_] for values_ in (tokens, values))
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return (sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum(
-        (a - mean_x)**2 for a in x))
-
-
 def bench_growth(args: argparse.Namespace) -> List[str]:
     """Measure and write time and memory against size; returns what failed."""
-    backend, rows, failures = args.backend[0], [], []
-    for kind in KINDS:
-        for mode in MODES:
-            last: Optional[Tuple[int, float]] = None  # tokens, seconds
-            for pixels in map(int, args.size):
-                problem = growth_problem(kind, pixels, args.arch, args.batch
-                                         or 1)
-                tokens = problem.height * problem.width
-                row = dict(
-                    kind=kind,
-                    mode=mode,
-                    pixels=pixels,
-                    tokens=tokens,
-                    num_regions=problem.num_regions,
-                    error=None)
-                rows.append(row)
-                if last and last[1] * (tokens / last[0])**2 > args.limit:
-                    row['error'] = f'left out: over {args.limit:g} s a call'
-                    continue
-                try:
-                    if last is None:  # the reference is for small maps
-                        row['errors'] = errors(problem, backend, args.device,
-                                               args.dtype)
-                        row['error'] = wrong(row['errors'], args.dtype)
-                    if not row['error']:
-                        row.update(
-                            measure(
-                                problem, [backend], mode, args,
-                                routed=True)[backend])
-                        last = tokens, row['seconds']['median']
-                except RuntimeError as error:
-                    row['error'] = str(error).splitlines()[0]
-                if row['error']:
-                    failures.append(f'{kind}, {mode}, {pixels}: '
-                                    f"{row['error']}")
-    slopes = [
-        growth_slope(rows, kind, mode, quantity) for kind in KINDS
-        for mode in MODES for quantity in ('seconds', 'peak_memory')
-    ]
+    backend = args.backend[0]
+    rows = growth.measure_growth(
+        list(map(int, args.size)), backend, args.arch, args.batch or 1, args)
+    slopes = growth.all_slopes(rows)
     result = dict(
         benchmark='growth',
         environment=environment(args.device),
@@ -242,53 +153,12 @@ def bench_growth(args: argparse.Namespace) -> List[str]:
         slopes=slopes)
     name = f'growth_{args.arch}_{args.dtype}'
     write(result, name + f'_{backend}' * args.asked,
-          [growth_table(rows), slopes_table(slopes)], args.out)
-    return failures
-
-
-def growth_slope(rows: List[Dict], kind: str, mode: str,
-                 quantity: str) -> Dict:
-    """Slope of all sizes, and of the large ones, where the law shows: calls
-    cost little there, and S is rounded several times."""
-    points = [(row['tokens'], value_of(row, quantity)) for row in rows
-              if (row['kind'], row['mode'], row['error']) == (kind, mode, None)
-              ]
-    large = [point for point in points if point[0] >= (LARGE // STRIDE)**2]
-    return dict(
-        kind=kind,
-        mode=mode,
-        quantity=quantity,
-        points=len(points),
-        slope=slope(*zip(*points)) if points else None,
-        slope_of_large=slope(*zip(*large)) if large else None)
-
-
-def value_of(row: Dict, quantity: str) -> float:
-    value = row[quantity]
-    return value['median'] if isinstance(value, dict) else value
-
-
-def growth_table(rows: List[Dict]) -> str:
-    lines = []
-    for row in rows:
-        name = f"{row['kind']}, {row['mode']}, {row['pixels']}"
-        about = [name, row['tokens'], row['num_regions']]
-        lines.append(about + (
-            [row['error'].replace('|', '/'), '-'] if row['error'] else [
-                with_spread(row['seconds'], 1e3
-                            ), f"{row['peak_memory'] / 1e6:.1f}"
-            ]))
-    return table(['attention', 'tokens', 'S', 'ms (range)', 'peak memory, MB'],
-                 lines)
-
-
-def slopes_table(slopes: List[Dict]) -> str:
-    return table(
-        ['log-log slope in tokens', 'all sizes', f'from {LARGE}', 'sizes'], [[
-            f"{row['kind']}, {row['mode']}, {row['quantity']}",
-            *('-' if row[key] is None else f'{row[key]:.2f}'
-              for key in ('slope', 'slope_of_large')), row['points']
-        ] for row in slopes])
+          [growth.growth_table(rows),
+           growth.slopes_table(slopes)], args.out)
+    return [
+        f"{row['kind']}, {row['mode']}, {row['pixels']}: {row['error']}"
+        for row in rows if row['error'] and not row['left_out']
+    ]
 
 
 def parse_args() -> argparse.Namespace:
@@ -322,7 +192,7 @@ def parse_args() -> argparse.Namespace:
         '--limit', type=float, default=20, help='seconds a call, for --growth')
     parser.add_argument('--out', default=DEFAULT_OUT, help='folder')
     args = parser.parse_args()
-    args.size = args.size or (list(map(str, GROWTH))
+    args.size = args.size or (list(map(str, growth.SIZES))
                               if args.growth else list(SIZES))
     for size in args.size:
         height, width = parse_size(size)

@@ -16,19 +16,17 @@ A training step is forward and backward with a given gradient, no optimiser.
 Stochastic depth is off in all models.
 """
 import argparse
-import ast
 import multiprocessing
 import os
-import re
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Dict, List, Set, Tuple
+from typing import Dict, List, Optional, Set
 
 import torch
-from torch import Tensor, nn
 
 from measure import (DTYPES, Timer, memory_in_use, peak_memory,
                      reset_peak_memory, spread)
+from networks import build, make_step
 from report import (DEFAULT_OUT, environment, parse_size, table, with_spread,
                     write)
 
@@ -42,143 +40,6 @@ LIBRARIES = dict(
 MODES = dict(inference='forward', training='forward + backward')
 
 
-class Maps(nn.Module):
-    """A timm network's four maps as detectors want them: normed, NCHW."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(c) for c in model.feature_info.channels())
-
-    def forward(self, x: Tensor) -> List[Tensor]:
-        # mmdet's Swin pads within, timm's insists on whole patches.
-        x = nn.functional.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
-        maps = []
-        for x, norm in zip(self.model(x), self.norms):
-            if x.shape[-1] != norm.normalized_shape[0]:
-                x = x.permute(0, 2, 3, 1)
-            maps.append(norm(x).permute(0, 3, 1, 2).contiguous())
-        return maps
-
-
-class Classifier(nn.Module):
-    """A backbone's last map -> its mean -> 1000 logits."""
-
-    def __init__(self, backbone: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(channels, 1000)
-
-    def forward(self, x: Tensor) -> List[Tensor]:
-        return [self.head(self.backbone(x)[-1].mean(dim=(2, 3)))]
-
-
-def build(spec: str, preset: str, size: Tuple[int, int]) -> nn.Module:
-    """Build LIBRARY:NAME[,KEY=VALUE...], e.g. ``mmdet:ResNet,depth=50``.
-
-    Raises:
-        SystemExit: The library or the name is unknown.
-    """
-    name, *pairs = re.split(r',(?=\w+=)', spec)
-    library, _, name = name.partition(':')
-    options = dict(pair.split('=', 1) for pair in pairs)
-    options = {key: _literal(value) for key, value in options.items()}
-    if library == 'timm':
-        model = _build_timm(name, preset, size, options)
-    else:
-        model = _build_registered(library, name, preset, options)
-    for module in model.modules():
-        if type(module).__name__ == 'DropPath':
-            # Ours, or mmcv's and timm's.
-            key = 'rate' if hasattr(module, 'rate') else 'drop_prob'
-            setattr(module, key, 0.)
-    return model
-
-
-def _literal(text: str):
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _build_timm(name: str, preset: str, size: Tuple[int, int],
-                options: Dict) -> nn.Module:
-    import timm
-    if not timm.is_model(name):
-        raise SystemExit(f'error: timm has no model named {name!r}')
-    if preset == 'classification':
-        return _AsList(timm.create_model(name, **options))
-    if 'swin' in name:  # its masks are made for one size
-        options.setdefault('img_size', tuple(x + -x % 4 for x in size))
-    return Maps(
-        timm.create_model(
-            name, features_only=True, out_indices=(0, 1, 2, 3), **options))
-
-
-class _AsList(nn.Module):
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> List[Tensor]:
-        return [self.model(x)]
-
-
-def _build_registered(library: str, name: str, preset: str,
-                      options: Dict) -> nn.Module:
-    detection = preset == 'detection'
-    options.setdefault('out_indices', (0, 1, 2, 3) if detection else (3, ))
-    if library == 'biformer':
-        from biformer_mm.models import BiFormer
-        options.setdefault('out_norm', 'LN' if detection else 'BN')
-        backbone = BiFormer(arch=name, **options)
-    else:
-        import mmdet.models.backbones as backbones
-        if not hasattr(backbones, name):
-            raise SystemExit(f'error: mmdet has no backbone {name!r}; it has '
-                             f"{', '.join(backbones.__all__)}")
-        backbone = getattr(backbones, name)(**options)
-    if detection:
-        return backbone
-    backbone.eval()
-    with torch.no_grad():
-        channels = backbone(torch.zeros(1, 3, 64, 64))[-1].shape[1]
-    return Classifier(backbone, channels)
-
-
-def make_step(model: nn.Module, mode: str, args: argparse.Namespace):
-    """The function to be timed."""
-    format = (
-        torch.channels_last if args.channels_last else torch.contiguous_format)
-    model = model.to(args.device, memory_format=format)
-    model.train(mode == 'training')
-    images = torch.randn(args.batch, 3, *args.size, device=args.device)
-    images = images.contiguous(memory_format=format)
-    run = torch.compile(model) if args.compile else model
-    autocast = dict(
-        device_type=args.device,
-        dtype=None if args.dtype == 'fp32' else DTYPES[args.dtype],
-        enabled=args.dtype != 'fp32')
-
-    def infer() -> None:
-        with torch.no_grad(), torch.autocast(**autocast):
-            run(images)
-
-    def train() -> None:
-        model.zero_grad(set_to_none=True)
-        with torch.autocast(**autocast):
-            maps = run(images)
-        if not gradients:
-            gradients.extend(torch.randn_like(x) / x.numel() for x in maps)
-        torch.autograd.backward(maps, gradients)
-
-    gradients = []
-    return train if mode == 'training' else infer
-
-
 def work(pipe, spec: str, mode: str, libraries: Set[str],
          args: argparse.Namespace) -> None:
     """A model's process: one reading each time it is asked, then its peak."""
@@ -190,7 +51,13 @@ def work(pipe, spec: str, mode: str, libraries: Set[str],
         torch.manual_seed(0)
         model = build(spec, args.preset, args.size)
         parameters = sum(x.numel() for x in model.parameters())
-        step = make_step(model, mode, args)
+        layout = (
+            torch.channels_last
+            if args.channels_last else torch.contiguous_format)
+        model = model.to(args.device, memory_format=layout)
+        images = torch.randn(args.batch, 3, *args.size, device=args.device)
+        images = images.contiguous(memory_format=layout)
+        step = make_step(model, mode, images, args.dtype, args.compile)
         at_start = memory_in_use(args.device)
         timer = Timer(step, args.device, args.warmup)
         if args.device == 'cuda':  # what warming up took is not the model's
@@ -223,10 +90,14 @@ class Worker:
         if about:
             self.row.update(about)
 
-    def _receive(self):
+    def _receive(self, request: Optional[bool] = None):
+        """The process's answer; None, and an error in the row, if it has
+        none."""
         try:
+            if request is not None:
+                self.pipe.send(request)
             answer = self.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the latter: it was gone before
             self.process.join()
             answer = f'process ended with status {self.process.exitcode}'
         if isinstance(answer, str):
@@ -236,13 +107,11 @@ class Worker:
 
     def read(self) -> None:
         if not self.row['error']:
-            self.pipe.send(True)
-            self.times.append(self._receive())
+            self.times.append(self._receive(True))
 
     def finish(self) -> Dict:
         if not self.row['error']:
-            self.pipe.send(False)
-            memory = self._receive()
+            memory = self._receive(False)
         if not self.row['error']:
             self.row.update(seconds=spread(self.times), peak_memory=memory)
         self.pipe.close()
@@ -368,9 +237,6 @@ def model_specs(args: argparse.Namespace) -> List[str]:
             raise SystemExit('error: the yardstick, Swin-T, needs mmdet or '
                              'timm; install one, or name --others')
         others = found[:1]
-    if args.arch and not find_spec('mmengine'):
-        raise SystemExit('error: BiFormer needs MMEngine; pip install mmengine'
-                         ' (or onedl-mmengine)')
     for spec in others:
         if spec.partition(':')[0] not in LIBRARIES:
             raise SystemExit('error: a model is biformer:ARCH, mmdet:CLASS or '

@@ -3,8 +3,10 @@ import resource
 import statistics
 import sys
 import time
+import traceback
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Dict, Optional, Sequence
+from typing import Callable, Dict, Iterator, Optional, Sequence
 
 import torch
 
@@ -60,6 +62,96 @@ class Timer:
         for _ in range(calls):
             self.step()
         return time.perf_counter() - start
+
+
+class RotatingTimer(Timer):
+    """Times steps that do the same work, each on inputs of its own.
+
+    They run one after another, so that a cache does not hold the next step's
+    inputs already.
+
+    Args:
+        steps: The functions.
+        device: 'cpu' or 'cuda'.
+        graph: Record the steps in a CUDA graph and time its replays, which
+            have almost no gaps between kernels. Ignored on a CPU.
+        seconds: As :class:`Timer` takes it.
+    """
+
+    def __init__(self,
+                 steps: Sequence[Callable[[], object]],
+                 device: str,
+                 graph: bool = False,
+                 seconds: Optional[float] = None) -> None:
+
+        def run_all() -> None:
+            for step in steps:
+                step()
+
+        self.steps = len(steps)
+        run = capture(run_all) if graph and device == 'cuda' else run_all
+        super().__init__(run, device, seconds=seconds)
+
+    def read(self) -> float:
+        """Seconds per step, one reading."""
+        return super().read() / self.steps
+
+
+def capture(step: Callable[[], object]) -> Callable[[], None]:
+    """Record a function's kernels in a CUDA graph; return its replay."""
+    side = torch.cuda.Stream()  # as PyTorch asks: warm up beside the default
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+@contextmanager
+def recorded(row: Dict) -> Iterator[None]:
+    """Store an exception of the block as ``row['error']``; others go on.
+
+    Triton's errors are no RuntimeErrors, hence any Exception.
+    """
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        lines = str(error).strip().splitlines()
+        row['error'] = ': '.join([type(error).__name__, *lines[:1]])
+
+
+def time_rows(rows: Dict[str, Dict], make: Callable[[str], Timer],
+              repeats: int) -> Dict[str, Dict]:
+    """Time what is compared, in turns (A B A B ...).
+
+    Args:
+        rows: A row per name. Those with an ``error`` are left out, and those
+            that fail here get one.
+        make: Makes the timer of a name.
+        repeats: Readings of each timer.
+
+    Returns:
+        A spread of seconds for each row without an error.
+    """
+    timers, times = {}, {}
+    for name, row in rows.items():
+        if not row['error']:
+            with recorded(row):
+                timers[name], times[name] = make(name), []
+    for _ in range(repeats):
+        for name, timer in timers.items():
+            if not rows[name]['error']:
+                with recorded(rows[name]):
+                    times[name].append(timer.read())
+    return {
+        name: spread(values)
+        for name, values in times.items() if not rows[name]['error']
+    }
 
 
 def spread(values: Sequence[float]) -> Dict:

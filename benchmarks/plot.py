@@ -125,7 +125,9 @@ def plot_attention(result: Dict) -> Figure:
     """Time of each backend relative to dense attention's."""
     rows = [
         dict(row, stage=f"stage {row['stage']}") for row in result['rows']
-        if not row['error'] and row['backend'] != 'dense'
+        if row['backend'] != 'dense' and all(
+            'time_over_dense' in row.get(mode, {})
+            for mode in ('forward', 'forward+backward'))
     ]
     settings = result['settings']
     return _bars(

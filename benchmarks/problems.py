@@ -3,7 +3,6 @@
 Shapes: N batch, H x W map, C channels, S regions per side, h x w tokens per
 region, k routed regions, m heads of d = C/m channels.
 """
-import multiprocessing
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -11,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from biformer_mm.ops import partition, region_attention, routing_index
-from measure import (DTYPES, Timer, memory_in_use, peak_memory,
-                     reset_peak_memory, spread)
+from measure import DTYPES
 
 CHANNELS = dict(small=(64, 128, 256, 512), stl=(96, 192, 384, 768))
 TOPKS = (1, 4, 16, None)
@@ -26,7 +24,8 @@ TOLERANCES = dict(fp64=1e-10, fp32=1e-4, fp16=5e-3, bf16=3e-2)
 class Problem(NamedTuple):
     """One attention layer's input, as the layer hands it to the op.
 
-    ``topk`` None is full attention, with ``num_regions`` 1.
+    ``topk`` None is full attention, with ``num_regions`` 1. ``masked`` says
+    whether padding is no key, ``repeated`` whether regions are routed twice.
     """
     batch: int
     height: int
@@ -34,10 +33,13 @@ class Problem(NamedTuple):
     channels: int
     num_regions: int
     topk: Optional[int]
+    head_dim: int = 32
+    masked: bool = False
+    repeated: bool = False
 
     @property
     def num_heads(self) -> int:
-        return 8 if self.topk is None else self.channels // 32
+        return 8 if self.topk is None else self.channels // self.head_dim
 
     @property
     def scale(self) -> float:
@@ -86,9 +88,12 @@ def stage_problems(size: Tuple[int, int], num_regions: int, arch: str,
     return problems
 
 
-def make_inputs(problem: Problem, device: str, dtype: str) -> Inputs:
+def make_inputs(problem: Problem,
+                device: str,
+                dtype: str,
+                seed: int = 0) -> Inputs:
     """Random slices of a fused projection of a map, and their routing."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     s, (h, w), c = problem.num_regions, problem.region, problem.channels
     fused = torch.randn(
         problem.batch, s * h, s * w, 3 * c, device=device, dtype=DTYPES[dtype])
@@ -105,7 +110,10 @@ def make_inputs(problem: Problem, device: str, dtype: str) -> Inputs:
 def route(problem: Problem, query: Tensor, key: Tensor) -> Tensor:
     if problem.num_regions == 1:
         return query.new_zeros((problem.batch, 1, 1), dtype=torch.long)
-    return routing_index(query.detach(), key.detach(), problem.topk)
+    index = routing_index(query.detach(), key.detach(), problem.topk)
+    if problem.repeated:
+        index = index.repeat_interleave(2, dim=2)[:, :, :problem.topk]
+    return index
 
 
 def attention(problem: Problem, inputs: Inputs, backend: str,
@@ -131,19 +139,22 @@ def attention(problem: Problem, inputs: Inputs, backend: str,
         num_heads=problem.num_heads,
         scale=problem.scale,
         valid_size=problem.valid_size,
-        attend_padding=True,
+        attend_padding=not problem.masked,
         backend=backend)
 
 
-def make_yardstick(problem: Problem, kind: str, device: str,
-                   dtype: str) -> Inputs:
+def make_yardstick(problem: Problem,
+                   kind: str,
+                   device: str,
+                   dtype: str,
+                   seed: int = 0) -> Inputs:
     """Inputs of plain attention with as many query-key pairs per head.
 
     :data:`DENSE` is one sequence per image, as long as its pairs allow;
     :data:`GATHERED` has the op's own shape, one sequence per region, with the
     routed regions' keys and values already lying together.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     h, w = problem.region
     tokens, routed = h * w, problem.topk or 1
     head_dim = problem.channels // problem.num_heads
@@ -176,34 +187,49 @@ def make_step(attend: Callable[[], Tensor], inputs: Inputs,
     return forward if mode == 'forward' else both
 
 
-def prepare(problem: Problem, backend: str, device: str, dtype: str,
-            routed: bool) -> Tuple[Callable[[], Tensor], Inputs]:
+def prepare(problem: Problem,
+            backend: str,
+            device: str,
+            dtype: str,
+            routed: bool,
+            seed: int = 0) -> Tuple[Callable[[], Tensor], Inputs]:
     """Make the inputs and the function."""
     if backend in (DENSE, GATHERED):
-        inputs = make_yardstick(problem, backend, device, dtype)
+        inputs = make_yardstick(problem, backend, device, dtype, seed)
     else:
-        inputs = make_inputs(problem, device, dtype)
+        inputs = make_inputs(problem, device, dtype, seed)
     return attention(problem, inputs, backend, routed), inputs
 
 
-def errors(problem: Problem, backend: str, device: str,
-           dtype: str) -> Dict[str, float]:
+def outputs(problem: Problem, inputs: Inputs,
+            backend: str) -> Dict[str, Tensor]:
+    """o, dq, dk and dv."""
+    out = attention(problem, inputs, backend, routed=False)()
+    gradients = torch.autograd.grad(out, inputs[:3], inputs.gradient)
+    return dict(zip(('o', 'dq', 'dk', 'dv'), (out.detach(), *gradients)))
+
+
+def errors_of(found: Dict[str, Tensor], problem: Problem,
+              inputs: Inputs) -> Dict[str, float]:
     """Relative errors, ``|x - reference| / |reference|``, of o, dq, dk, dv.
 
     The reference is in fp64, from the same inputs.
     """
-    inputs = make_inputs(problem, device, dtype)
-    exact = Inputs(*(x.detach().double().requires_grad_() for x in inputs[:3]),
-                   inputs.gradient.double(), inputs.index)
-    results = []
-    for one, name in ((inputs, backend), (exact, 'reference')):
-        out = attention(problem, one, name, routed=False)()
-        gradients = torch.autograd.grad(out, one[:3], one.gradient)
-        results.append([out.detach(), *gradients])
+    exact = outputs(
+        problem,
+        Inputs(*(x.detach().double().requires_grad_() for x in inputs[:3]),
+               inputs.gradient.double(), inputs.index), 'reference')
     return {
-        name: float((x.double() - y).norm() / y.norm())
-        for name, x, y in zip(('o', 'dq', 'dk', 'dv'), *results)
+        name: float((found[name].double() - x).norm() / x.norm())
+        for name, x in exact.items()
     }
+
+
+def errors(problem: Problem, backend: str, device: str,
+           dtype: str) -> Dict[str, float]:
+    """:func:`errors_of` a backend."""
+    inputs = make_inputs(problem, device, dtype)
+    return errors_of(outputs(problem, inputs, backend), problem, inputs)
 
 
 def wrong(found: Dict[str, float], dtype: str) -> Optional[str]:
@@ -232,59 +258,20 @@ def unsupported_reason(backend: str, problem: Problem, device: str,
     return None
 
 
-def memory(problem: Problem, backend: str, mode: str, device: str, dtype: str,
-           routed: bool) -> int:
-    """Most bytes that one call uses above its inputs.
+def cost(problem: Problem, mode: str, dtype: str) -> List[Tuple[int, int]]:
+    """Least (bytes moved, FLOPs) of each pass that a mode has.
 
-    Raises:
-        RuntimeError: The process that was to measure it died.
+    Forward: q, k, v and index are read, o and the log-sum-exp written, and a
+    query-key pair of a head costs 4 * d FLOPs. Backward: q, k, v, o, do,
+    log-sum-exp and index are read, dq, dk, dv written, 10 * d FLOPs a pair.
+    Tokens of the padding are moved like others but are no queries.
     """
-    args = problem, backend, mode, device, dtype, routed
-    if device == 'cuda':
-        return _memory(*args)
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['torch', 'biformer_mm.ops'])
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(
-        target=_send_memory, args=(sender, torch.get_num_threads(), *args))
-    child.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:
-        child.join()
-        raise RuntimeError('the process that was to measure memory ended with '
-                           f'status {child.exitcode}') from None
-    finally:
-        child.join()
-
-
-def _send_memory(pipe, threads: int, *args) -> None:
-    torch.set_num_threads(threads)
-    pipe.send(_memory(*args))
-
-
-def _memory(problem: Problem, backend: str, mode: str, device: str, dtype: str,
-            routed: bool) -> int:
-    # A small call first: what libraries load and keep for good is not counted.
-    side = 2 * problem.num_regions - 1
-    small = problem._replace(batch=1, height=side, width=side)
-    attend, inputs = prepare(small, backend, device, dtype, routed)
-    make_step(attend, inputs, mode)()
-    attend, inputs = prepare(problem, backend, device, dtype, routed)
-    step = make_step(attend, inputs, mode)
-    reset_peak_memory(device)
-    before = memory_in_use(device)
-    step()
-    return max(0, peak_memory(device) - before)
-
-
-def time_steps(steps: Dict[str, Callable[[], object]], device: str,
-               repeats: int) -> Dict[str, Dict]:
-    """Time functions in turns (A B A B ...), a spread of seconds for each."""
-    timers = {name: Timer(step, device) for name, step in steps.items()}
-    times = {name: [] for name in steps}
-    for _ in range(repeats):
-        for name, timer in timers.items():
-            times[name].append(timer.read())
-    return {name: spread(values) for name, values in times.items()}
+    (h, w), regions = problem.region, problem.num_regions**2
+    topk = problem.topk or 1
+    tokens = problem.batch * regions * h * w
+    a_map = tokens * problem.channels * DTYPES[dtype].itemsize
+    small = 4 * tokens * problem.num_heads + 8 * problem.batch * regions * topk
+    pairs = problem.batch * problem.height * problem.width * topk * h * w
+    forward = 4 * a_map + small, 4 * pairs * problem.channels
+    backward = 8 * a_map + small, 10 * pairs * problem.channels
+    return [forward] if mode == MODES[0] else [forward, backward]

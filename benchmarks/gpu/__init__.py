@@ -1,0 +1,1 @@
+"""What ``run_gpu.sh`` runs: a step of the measurement per module."""
