@@ -79,11 +79,17 @@ class BiLevelRoutingAttention(nn.Module):
         self.topk = topk
         self.padding = padding
         self.attn_backend = attn_backend
-        self.scale = embed_dims**-0.5
+        self.embed_dims = embed_dims
 
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.lce = DepthwiseConv(embed_dims, LCE_SIZE)
         self.proj = nn.Linear(embed_dims, embed_dims)
+
+    @property
+    def scale(self) -> float:
+        """Of the softmax; no attribute, as torch.compile would take floats
+        that differ between layers for inputs."""
+        return self.embed_dims**-0.5
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend.
@@ -163,11 +169,16 @@ class FullAttention(nn.Module):
         check_backend_name(attn_backend)
         self.num_heads = num_heads
         self.attn_backend = attn_backend
-        self.scale = (embed_dims // num_heads)**-0.5
+        self.embed_dims = embed_dims
 
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=False)
         self.lce = DepthwiseConv(embed_dims, LCE_SIZE)
         self.proj = nn.Linear(embed_dims, embed_dims)
+
+    @property
+    def scale(self) -> float:
+        """Of the softmax; see :attr:`BiLevelRoutingAttention.scale`."""
+        return (self.embed_dims // self.num_heads)**-0.5
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: (N, H, W, C) -> (N, H, W, C), any H and W."""

@@ -24,7 +24,10 @@ def whole(name: str, value: Any, least: Optional[int] = None) -> int:
         return value
     if not isinstance(value, bool):
         try:
-            integer = operator.index(value)
+            # A size that torch.compile keeps variable passes for an int, and
+            # would be fixed by index().
+            integer = value if isinstance(
+                value, int) else operator.index(value)
             if least is None or integer >= least:
                 return integer
         except TypeError:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import cpu, reference, sdpa
 from .checks import flag, number, whole
+from .tracing import holds_values, is_compiling, is_for_others
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,6 @@ if find_spec('triton'):
 _BACKENDS.update(sdpa=sdpa, reference=reference)
 _ENV_VAR = 'BIFORMER_MM_BACKEND'
 _default = None
-_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
-_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 # Backends made of PyTorch's own ops, which other readers of a graph know too.
 PORTABLE = ('sdpa', 'reference')
 
@@ -142,9 +141,11 @@ def _resolve(backend: str, query: Tensor, num_heads: int) -> str:
                 "backend='auto' to let the inputs decide")
         return backend
     for name, module in _BACKENDS.items():
-        reason = module.unsupported_reason(query, num_heads)
-        if name not in PORTABLE and _is_for_others():
+        if name not in PORTABLE and is_for_others():
+            # A fused backend would take the traced map's size for a constant.
             reason = "an exported graph is to have none but PyTorch's ops"
+        else:
+            reason = module.unsupported_reason(query, num_heads)
         if reason is None:
             _log('region_attention: %s runs', name)
             return name
@@ -153,15 +154,8 @@ def _resolve(backend: str, query: Tensor, num_heads: int) -> str:
                        f'{query.dtype=} on {query.device=}')
 
 
-def _is_for_others() -> bool:
-    """Whether a graph is being made to be read elsewhere. In a trace, besides,
-    the size of the map would be a constant to the fused backends."""
-    return (_is_exporting() or torch.onnx.is_in_onnx_export()
-            or torch.jit.is_tracing())
-
-
 def _log(message: str, *args: str) -> None:
-    if not _is_compiling():  # it cannot trace a logger
+    if not is_compiling():  # it cannot trace a logger
         logger.debug(message, *args)
 
 
@@ -201,9 +195,7 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor,
         raise ValueError(
             f'k must be between 1 and the number of regions, {regions}; '
             f'got k={region_index.shape[2]}')
-    # A graph that is being made, or tensors with a shape alone, hold nothing.
-    if batch and region_index.is_cpu and type(region_index) is Tensor and not (
-            _is_compiling() or _is_for_others()):
+    if batch and region_index.is_cpu and holds_values(region_index):
         least, most = map(int, region_index.aminmax())
         if least < 0 or most >= regions:
             raise ValueError('region_index must hold regions, 0 to '

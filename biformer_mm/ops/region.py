@@ -52,7 +52,7 @@ def pad_to_regions(x: Tensor, num_regions: int) -> Tensor:
     """
     height, width = x.shape[1:3]
     bottom, right = -height % num_regions, -width % num_regions
-    if not bottom and not right:
+    if bottom + right == 0:  # one question to a compiler, not two
         return x
     return F.pad(x, (0, 0, 0, right, 0, bottom))
 

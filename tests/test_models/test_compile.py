@@ -88,6 +88,38 @@ def test_compiles_without_a_graph_break(backend, padding):
         run(model, image, compiled), run(model, image), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, 'is_exporting'), reason='PyTorch before 2.6')
+@pytest.mark.parametrize('name', ['sdpa', 'reference'])
+def test_sizes_can_be_dynamic(name):
+    """One graph serves maps of several sizes, and layers of several scales."""
+    graphs = []
+
+    def record(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    layers = [
+        BiLevelRoutingAttention(
+            dims, num_heads=2, num_regions=3, topk=2, attn_backend=name)
+        for dims in (16, 32)
+    ]
+    attend = torch.compile(
+        lambda layer, x: layer(x),
+        fullgraph=True,
+        dynamic=True,
+        backend=record)
+    with torch.no_grad():
+        for height, width in (22, 25), (34, 28), (40, 31):
+            for layer in layers:
+                x = torch.randn(
+                    2, height, width, layer.proj.in_features, device=DEVICE)
+                layer.to(DEVICE)
+                torch.testing.assert_close(attend(layer, x), layer(x))
+    assert len(graphs) == len(layers)
+
+
 @needs_compile
 @pytest.mark.skipif(
     DEVICE == 'cpu' and not (shutil.which('g++') or shutil.which('clang++')),

@@ -81,6 +81,23 @@ def test_auto_skips_what_does_not_support_and_logs_why(inputs, picky, caplog):
     assert 'sdpa runs' in caplog.text
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
+def test_auto_is_fused_when_compiled_too(inputs):
+    """Only what is exported takes PyTorch's own ops instead."""
+    used = []
+
+    def record(graph, _):
+        used.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        ops.region_attention, backend=record, fullgraph=True)
+    compiled(*inputs, num_heads=2, scale=1.)
+    assert [x for x in used if x.startswith('biformer_mm.')]
+
+
 def test_default_comes_from_the_setter_before_the_environment(
         inputs, monkeypatch):
     used = []
