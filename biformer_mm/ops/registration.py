@@ -32,10 +32,15 @@ def register(name: str, forward: Callable, backward: Callable,
     def save(ctx, inputs, output) -> None:
         ctx.save_for_backward(*inputs[:tensors], *output)
         ctx.settings = inputs[tensors:]
+        # No zeros for the log-sum-exp's gradient, which nobody reads.
+        ctx.set_materialize_grads(False)
 
     def differentiate(ctx, dout, _) -> Tuple:
+        rest = None, *(None for _ in ctx.settings)
+        if dout is None:
+            return (None, None, None, *rest)
         grads = run_backward(dout, *ctx.saved_tensors, *ctx.settings)
-        return (*grads, None, *(None for _ in ctx.settings))
+        return (*grads, *rest)
 
     if hasattr(torch.library, 'custom_op'):
         run = torch.library.custom_op(

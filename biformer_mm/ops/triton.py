@@ -10,9 +10,13 @@ import torch
 import triton
 from torch import Tensor
 
+from . import self_check
 from . import triton_kernels as kernels
+from . import triton_map
 from .registration import register
-from .triton_config import MAX_HEAD_DIM, block_of, choose, precision_of
+from .tracing import holds_values
+from .triton_config import (MAX_HEAD_DIM, block_of, capability_of, choose,
+                            choose_on_map, precision_of, sees_map)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -21,8 +25,7 @@ def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
     """Why this backend cannot serve such inputs; None where it can."""
     if int(triton.__version__.split('.')[0]) < 3:
         return f'its kernels need Triton 3, not {triton.__version__}'
-    interpreted = not isinstance(kernels.forward, triton.runtime.JITFunction)
-    if not interpreted:
+    if not _interpreted():
         reason = _unsuitable(query.device)
         if reason:
             return reason
@@ -39,7 +42,11 @@ def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
     if max(extent, query[0].numel()) >= 2**31:
         return ('its kernels take maps of less than 2**31 elements per image, '
                 f'not {extent}')
-    return None
+    return _fault_of(query, num_heads)
+
+
+def _interpreted() -> bool:
+    return not isinstance(kernels.forward, triton.runtime.JITFunction)
 
 
 def _unsuitable(device: torch.device) -> Optional[str]:
@@ -54,6 +61,34 @@ def _unsuitable(device: torch.device) -> Optional[str]:
     return None
 
 
+def _fault_of(query: Tensor, num_heads: int) -> Optional[str]:
+    """Why the kernels must not be used on this GPU: see self_check."""
+    if _interpreted():
+        return None
+    may_run = holds_values(query) and not (
+        torch.cuda.is_current_stream_capturing())
+    return _fault(query.device, query.dtype, query.shape[-1] // num_heads,
+                  may_run)
+
+
+@torch.compiler.assume_constant_result
+def _fault(device: torch.device, dtype: torch.dtype, head_dim: int,
+           may_run: bool) -> Optional[str]:
+    return self_check.fault(device, dtype, head_dim, _run, may_run)
+
+
+def _run(query: Tensor, key: Tensor, value: Tensor, region_index: Tensor,
+         dout: Tensor, *, num_heads: int, scale: float,
+         valid_size: Optional[Tuple[int, int]],
+         attend_padding: bool) -> Tuple[Tensor, ...]:
+    """Output and gradients without autograd, for the self-check."""
+    settings = num_heads, scale, *(valid_size or (0, 0)), attend_padding
+    out, lse = _forward(query, key, value, region_index, *settings)
+    return (out,
+            *_backward(dout, query, key, value, region_index, out, lse,
+                       *settings))
+
+
 def region_attention(query: Tensor, key: Tensor, value: Tensor,
                      region_index: Tensor, *, num_heads: int, scale: float,
                      valid_size: Optional[Tuple[int, int]],
@@ -62,12 +97,36 @@ def region_attention(query: Tensor, key: Tensor, value: Tensor,
 
     The output is laid out in memory like ``query``.
     """
-    if query.stride(-1) != 1 or not (query.stride() == key.stride() ==
-                                     value.stride()):
-        query, key, value = (x.contiguous() for x in (query, key, value))
+    # What is copied here, once, is what the backward pass reads, too.
+    query, key, value = _laid_alike(query, key, value)
     valid_h, valid_w = valid_size or (0, 0)
     return _attend(query, key, value, region_index.contiguous(), num_heads,
                    scale, valid_h, valid_w, attend_padding)[0]
+
+
+def _laid_alike(query: Tensor, key: Tensor, value: Tensor) -> Tuple:
+    """The same in one memory layout, channels side by side."""
+    if query.stride(-1) != 1 or not (query.stride() == key.stride() ==
+                                     value.stride()):
+        return tuple(x.contiguous() for x in (query, key, value))
+    return query, key, value
+
+
+def _checked_forward(query: Tensor, key: Tensor, value: Tensor,
+                     region_index: Tensor, num_heads: int, scale: float,
+                     valid_h: int, valid_w: int,
+                     attend_padding: bool) -> Tuple[Tensor, Tensor]:
+    """As :func:`_forward`; a compiled model may come here unchecked.
+
+    Raises:
+        RuntimeError: The self-check found the kernels wrong on this GPU.
+    """
+    reason = _fault_of(query, num_heads)
+    if reason:
+        raise RuntimeError(f"backend 'triton' must not run, as {reason}; set "
+                           'BIFORMER_MM_BACKEND=sdpa, or compile again')
+    return _forward(query, key, value, region_index, num_heads, scale, valid_h,
+                    valid_w, attend_padding)
 
 
 def _forward(query: Tensor, key: Tensor, value: Tensor, region_index: Tensor,
@@ -75,9 +134,13 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, region_index: Tensor,
              attend_padding: bool) -> Tuple[Tensor, Tensor]:
     """The output, and the base-2 log-sum-exp, (N, m, R, T) in fp32."""
     out, lse = _outputs(query, key, value, region_index, num_heads)
+    # Compilers call this directly, at times with strides of their own.
+    query, key, value = _laid_alike(query, key, value)
     launch = _Launcher(query, out, region_index, num_heads, scale, valid_h,
                        valid_w, attend_padding)
-    launch('forward', query, key, value, region_index, out, lse)
+    with torch.cuda.device_of(query):  # Triton launches on the current one
+        launch('forward', query, key, value, region_index.contiguous(), out,
+               lse)
     return out, lse
 
 
@@ -90,13 +153,17 @@ def _backward(dout: Tensor, query: Tensor, key: Tensor, value: Tensor,
         dout = torch.empty_like(out).copy_(dout)
     dquery, dkey, dvalue = _gradients(dout, query, key, value, region_index,
                                       out)
+    query, key, value = _laid_alike(query, key, value)
+    region_index = region_index.contiguous()
     statistics = lse.new_empty((*lse.shape, 2))
     launch = _Launcher(query, out, region_index, num_heads, scale, valid_h,
                        valid_w, attend_padding)
-    launch('backward_query', query, key, value, region_index, out, dout, lse,
-           statistics, dquery)
-    launch('backward_key', query, key, value, *_readers(region_index), dout,
-           statistics, dkey, dvalue)
+    with torch.cuda.device_of(query):
+        launch('backward_query', query, key, value, region_index, out, dout,
+               lse, statistics, dquery)
+        readers = () if launch.on_map else _readers(region_index)
+        launch('backward_key', query, key, value, *readers, dout, statistics,
+               dkey, dvalue)
     return dquery, dkey, dvalue
 
 
@@ -104,7 +171,11 @@ def _outputs(query: Tensor, key: Tensor, value: Tensor, region_index: Tensor,
              num_heads: int, *args) -> Tuple[Tensor, Tensor]:
     n, sh, sw, h, w, _ = query.shape
     lse = query.new_empty((n, num_heads, sh * sw, h * w), dtype=torch.float32)
-    return torch.empty_like(query), lse
+    # Like the query, but with channels side by side.
+    layout = (
+        torch.preserve_format
+        if query.stride(-1) == 1 else torch.contiguous_format)
+    return torch.empty_like(query, memory_format=layout), lse
 
 
 class _Launcher:
@@ -121,27 +192,65 @@ class _Launcher:
                       self.topk, self.tokens, sw, h, w,
                       *(kernels.reciprocal(x) for x in (self.tokens, sw, w)),
                       valid_h, valid_w, *query.stride()[:5], *out.stride()[:5])
+        self.region_index = region_index
         self.precision = precision_of(query.dtype)
+        self.capability = capability_of(query.device)
+        self.block_d = block_of(channels // num_heads)
+        self.on_map = sees_map(self.block_d, self.tokens, self.regions,
+                               self.topk)
         self.compiled_in = dict(
             HEAD_DIM=channels // num_heads,
-            BLOCK_D=block_of(channels // num_heads),
+            BLOCK_D=self.block_d,
             CROP=valid_h > 0,
             CROP_KEYS=valid_h > 0 and not attend_padding,
             PRECISION='tf32' if self.precision == 'tf32' else 'ieee')
 
     def __call__(self, kernel: str, *tensors: Tensor) -> None:
-        config = choose(kernel, self.precision, self.compiled_in['BLOCK_D'],
-                        self.tokens, self.topk)
+        if self.on_map:
+            self._launch_on_map(kernel, *tensors)
+            return
+        config = choose(kernel, self.precision, self.block_d, self.tokens,
+                        self.topk, self.capability)
         # How many regions read one is known on the GPU alone.
         lists = 1 if kernel == 'backward_key' else self.topk
-        grid = (self.regions * triton.cdiv(self.tokens, config.own),
-                self.images_and_heads)
+        grid = (self.images_and_heads * self.regions *
+                triton.cdiv(self.tokens, config.own), )
         getattr(kernels, kernel)[grid](
             *tensors,
             *self.sizes,
             EVEN=lists * self.tokens % config.listed == 0,
             **self.compiled_in,
             **config.options(kernel))
+
+    def _launch_on_map(self, kernel: str, query: Tensor, key: Tensor,
+                       value: Tensor, *tensors: Tensor) -> None:
+        of_keys = kernel == 'backward_key'
+        bias = self._bias(of_keys)
+        if not of_keys:  # the bias takes the routing index's place
+            tensors = tensors[1:]
+        config = choose_on_map(kernel, self.precision, self.capability)
+        grid = (self.images_and_heads *
+                triton.cdiv(self.regions * self.tokens, config.own), )
+        getattr(triton_map, f'map_{kernel}')[grid](query, key, value, bias,
+                                                   *tensors, *self.sizes,
+                                                   **self.compiled_in,
+                                                   **config.options(kernel))
+
+    def _bias(self, of_keys: bool) -> Tensor:
+        """What queries add to their scores, see :mod:`.triton_map`."""
+        index = self.region_index.contiguous()
+        tile = triton_map.TILE.value
+        places = triton.cdiv(self.regions * self.tokens, tile) * tile
+        bias = index.new_empty((*index.shape[:2], places), dtype=torch.float32)
+        grid = (index.shape[:2].numel(), )
+        triton_map.map_bias[grid](
+            index,
+            bias,
+            *self.sizes,
+            BLOCK_K=triton.next_power_of_2(self.topk),
+            OF_KEYS=of_keys,
+            CROP_KEYS=self.compiled_in['CROP_KEYS'])
+        return bias
 
 
 def _readers(region_index: Tensor) -> Tuple[Tensor, Tensor]:
@@ -165,5 +274,5 @@ def _gradients(dout: Tensor, query: Tensor, key: Tensor, value: Tensor,
     return tuple(torch.empty_like(out) for _ in range(3))
 
 
-_attend = register('region_attention', _forward, _backward, _outputs,
+_attend = register('region_attention', _checked_forward, _backward, _outputs,
                    _gradients)

@@ -80,9 +80,30 @@ def _tile(start, LIST, length, T, by_T, BLOCK: tl.constexpr,
     if EVEN:
         there = tl.full([BLOCK], True, tl.int1)
     else:
-        there = slot < length
-    region = tl.load(LIST + slot, mask=there, other=0).to(tl.int32)
-    return position - slot * T, region, there
+        there = position < length * T
+    # Twice side by side: loads of fewer elements than a program has threads
+    # are repeated by Triton, with all that follows from them, for each layout
+    # that needs the result. Of cropped maps' inner loops that was two thirds.
+    twice = tl.load(
+        (LIST + slot)[:, None] + tl.zeros([1, 2], tl.int32),
+        mask=there[:, None],
+        other=0)
+    return position - slot * T, tl.max(twice.to(tl.int32), 1), there
+
+
+@triton.jit
+def _program(heads, R, tiles):
+    """Which tile of which region, head and image a program owns.
+
+    All of it is in the grid's x: y and z end at 65535.
+    """
+    per_head = R * tiles
+    of_all = tl.program_id(0) // per_head
+    of_head = tl.program_id(0) - of_all * per_head
+    image = of_all // heads
+    region = of_head // tiles
+    return (image.to(tl.int64), of_all - image * heads, region,
+            of_head - region * tiles)
 
 
 @triton.jit
@@ -110,17 +131,14 @@ def forward(Q, K, V, INDEX, OUT, LSE, scale, heads, R, topk, T, SW, h, w, by_T,
             BLOCK_N: tl.constexpr, CROP: tl.constexpr, CROP_KEYS: tl.constexpr,
             EVEN: tl.constexpr, PRECISION: tl.constexpr):
     """A tile of one region's queries, for one head of one image."""
-    tiles = tl.cdiv(T, BLOCK_M)
-    region = tl.program_id(0) // tiles
-    image = (tl.program_id(1) // heads).to(tl.int64)
-    head = tl.program_id(1) % heads
+    image, head, region, tile = _program(heads, R, tl.cdiv(T, BLOCK_M))
     channel = tl.arange(0, BLOCK_D)
     Q += image * i_n + head * HEAD_DIM
     K += image * i_n + head * HEAD_DIM
     V += image * i_n + head * HEAD_DIM
     INDEX += (image * R + region) * topk
 
-    row = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     in_region = row < T
     stop = topk * T
     queries = in_region
@@ -185,10 +203,7 @@ def backward_query(Q, K, V, INDEX, OUT, DOUT, LSE, STATISTICS, DQ, scale,
     Of each query, STATISTICS holds the log-sum-exp and the sum over channels
     of out * dout.
     """
-    tiles = tl.cdiv(T, BLOCK_M)
-    region = tl.program_id(0) // tiles
-    image = (tl.program_id(1) // heads).to(tl.int64)
-    head = tl.program_id(1) % heads
+    image, head, region, tile = _program(heads, R, tl.cdiv(T, BLOCK_M))
     channel = tl.arange(0, BLOCK_D)
     Q += image * i_n + head * HEAD_DIM
     K += image * i_n + head * HEAD_DIM
@@ -197,7 +212,7 @@ def backward_query(Q, K, V, INDEX, OUT, DOUT, LSE, STATISTICS, DQ, scale,
     to_head = image * o_n + head * HEAD_DIM
     to_rows = ((image * heads + head) * R + region) * T
 
-    row = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     in_region = row < T
     stop = topk * T
     queries = in_region
@@ -249,10 +264,7 @@ def backward_key(Q, K, V, START, READER, DOUT, STATISTICS, DK, DV, scale,
                  CROP: tl.constexpr, CROP_KEYS: tl.constexpr,
                  EVEN: tl.constexpr, PRECISION: tl.constexpr):
     """dK and dV of a tile of keys, from the queries that were routed there."""
-    tiles = tl.cdiv(T, BLOCK_N)
-    region = tl.program_id(0) // tiles
-    image = (tl.program_id(1) // heads).to(tl.int64)
-    head = tl.program_id(1) % heads
+    image, head, region, tile = _program(heads, R, tl.cdiv(T, BLOCK_N))
     channel = tl.arange(0, BLOCK_D)
     to_head = image * o_n + head * HEAD_DIM
     Q += image * i_n + head * HEAD_DIM
@@ -264,7 +276,7 @@ def backward_key(Q, K, V, START, READER, DOUT, STATISTICS, DK, DV, scale,
     readers = tl.load(START + image * (R + 1) + region + 1) - first
     READER += image * R * topk + first
 
-    key = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    key = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     in_region = key < T
     stop = readers * T
     keys = in_region
@@ -278,8 +290,9 @@ def backward_key(Q, K, V, START, READER, DOUT, STATISTICS, DK, DV, scale,
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     for start in range(0, stop, BLOCK_M):
-        token, reader, queries = _tile(start, READER, readers, T, by_T,
-                                       BLOCK_M, EVEN)
+        token, reader, listed = _tile(start, READER, readers, T, by_T, BLOCK_M,
+                                      EVEN)
+        queries = listed
         if CROP:
             queries &= _valid(token, reader, SW, by_SW, h, w, by_w, valid_h,
                               valid_w)
@@ -292,12 +305,15 @@ def backward_key(Q, K, V, START, READER, DOUT, STATISTICS, DK, DV, scale,
             _offset(token, reader, SW, by_SW, w, by_w, o_row, o_col, o_y, o_x),
             queries, channel, HEAD_DIM)
         at = (reader * T + token) * 2
+        # Not masked by `queries`: in padding the log-sum-exp is infinite, and
+        # the mask would be computed once more in this load's layout.
         pair = tl.load(
             STATISTICS + at[:, None] + tl.arange(0, 2)[None, :],
-            mask=queries[:, None],
+            mask=listed[:, None],
             other=0.)
         lse, delta = tl.split(pair)
-        lse = tl.where(queries, lse, float('inf'))
+        if not EVEN:
+            lse = tl.where(listed, lse, float('inf'))
         score = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
         weight = tl.exp2(score - lse[None, :])
         dv += tl.dot(weight.to(dout.dtype), dout, input_precision=PRECISION)

@@ -1,9 +1,16 @@
 #!/usr/bin/env python
 """Compile the attention's Triton kernels for GPUs that need not be there.
 
-Prints, as a Markdown table, what each configuration takes: registers per
-thread, bytes of stack per thread (spilled registers), shared memory per
-program. Fails where one spills or does not fit. Needs Triton 3, not a GPU.
+Prints, as a page in Markdown, what each configuration takes: instructions per
+pair, registers per thread, bytes of stack per thread (spilled registers),
+shared memory per program. Fails where one spills or does not fit. Needs
+Triton 3, not a GPU.
+
+Instructions per pair are those that the lanes of a program issue in one turn
+of the kernel's loop, for each pair of a token of its own tile and one of the
+list's: (instructions of the loop's body) * 32 * warps / (own * list tile). The
+loop is the longest that the machine code has. A multiprocessor issues 128 a
+clock, if nothing holds it up.
 """
 import argparse
 import os
@@ -11,16 +18,19 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Dict, Iterator, NamedTuple
+from typing import Dict, Iterator, NamedTuple, Sequence
 
 # Compiled, not interpreted; Triton reads it when the kernels are defined.
 os.environ.pop('TRITON_INTERPRET', None)
 
 from biformer_mm.ops import triton_config  # noqa: E402
 
-# Shared memory that one program can have, in bytes, by compute capability.
-SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
+# Shared memory that one program can have, in KiB, by compute capability.
+SHARED_MEMORY = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 REGISTERS = 255  # of a thread
 # How else a kernel can be compiled, from what takes most to what takes least:
 # is the map cropped, are keys, has the list no remainder; and how many
@@ -34,61 +44,83 @@ VARIANTS = {
     'whole': dict(CROP=False, CROP_KEYS=False, EVEN=False, of_block=4),
     'whole, even': dict(CROP=False, CROP_KEYS=False, EVEN=True, of_block=4),
 }
+BLOCKS = (32, 64, 128)
 TYPES = {'half': 'bf16', 'tf32': 'fp32', 'ieee': 'fp32'}
 
 
-class Resources(NamedTuple):
-    """A kernel, how it is configured and what it takes."""
-    variant: str
+class Case(NamedTuple):
+    """A kernel and how it is compiled."""
     capability: int
-    kernel: str
+    variant: str
     precision: str
     block_d: int
+    kernel: str
     config: triton_config.Config
+
+
+class Resources(NamedTuple):
+    """What a compiled kernel takes; shared memory in bytes."""
+    loop: int
     registers: int
     stack: int
     shared: int
 
-    def fits(self) -> bool:
+    def fit(self, capability: int) -> bool:
         """Whether nothing is spilled and the GPU has as much."""
         return (self.stack == 0 and self.registers <= REGISTERS
-                and self.shared <= SHARED_MEMORY[self.capability])
+                and self.shared <= SHARED_MEMORY[capability] * 1024)
 
 
-def measure(capability: int, variant: str) -> Iterator[Resources]:
-    """Compile every configuration that can be chosen."""
+def cases(capability: int, variant: str, products: Sequence[str],
+          blocks: Sequence[int]) -> Iterator[Case]:
+    """Every configuration that can be chosen."""
     for precision, block_d in triton_config.TILES:
+        if precision not in products or block_d not in blocks:
+            continue
         for kernel in triton_config.KERNELS:
             configs = {
-                triton_config.choose(kernel, precision, block_d, tokens, topk)
+                triton_config.choose(kernel, precision, block_d, tokens, topk,
+                                     capability)
                 for tokens in (16, 32, 64)
                 for topk in (1, 16)
             }
             for config in sorted(configs):
-                yield Resources(
-                    variant, capability, kernel, precision, block_d, config,
-                    *compile_kernel(capability, variant, kernel, precision,
-                                    block_d, config))
+                yield Case(capability, variant, precision, block_d, kernel,
+                           config)
+        # Maps of one token are seen whole, if heads are narrow enough.
+        if not triton_config.sees_map(block_d, 1, 1, 1):
+            continue
+        for kernel in triton_config.KERNELS:
+            config = triton_config.choose_on_map(kernel, precision, capability)
+            yield Case(capability, variant, precision, block_d,
+                       f'map_{kernel}', config)
+        # It has no tiles to choose, and Triton's default launch options.
+        yield Case(capability, variant, precision, block_d, 'map_bias',
+                   triton_config.Config(64, 16, 4, 3))
 
 
-def compile_kernel(capability: int, variant: str, kernel: str, precision: str,
-                   block_d: int, config: triton_config.Config):
-    """Registers, stack and shared memory of one configuration."""
+def measure(case: Case) -> Resources:
+    """Compile a kernel and read what it takes off its machine code."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from biformer_mm.ops import triton_kernels
-    options = config.options(kernel)
+    from biformer_mm.ops import triton_kernels, triton_map
+    on_map = case.kernel.startswith('map_')
+    function = getattr(triton_map if on_map else triton_kernels, case.kernel)
+    options = case.config.options(case.kernel.replace('map_', ''))
     launch = {name: options.pop(name) for name in ('num_warps', 'num_stages')}
     constants = dict(
         options,
-        BLOCK_D=block_d,
-        PRECISION='tf32' if precision == 'tf32' else 'ieee',
-        **VARIANTS[variant])
-    constants['HEAD_DIM'] = block_d * constants.pop('of_block') // 4
-    function = getattr(triton_kernels, kernel)
-    signature = _signature(function.arg_names, constants, TYPES[precision])
+        BLOCK_D=case.block_d,
+        BLOCK_K=16,
+        OF_KEYS=False,
+        PRECISION='tf32' if case.precision == 'tf32' else 'ieee',
+        **VARIANTS[case.variant])
+    constants['HEAD_DIM'] = case.block_d * constants.pop('of_block') // 4
+    constants = {x: constants[x] for x in function.arg_names if x in constants}
+    signature = _signature(function.arg_names, constants,
+                           TYPES[case.precision])
     # What a launch finds out of pointers and strides: multiples of 16.
     aligned = {
         (i, ): [['tt.divisibility', 16]]
@@ -97,32 +129,54 @@ def compile_kernel(capability: int, variant: str, kernel: str, precision: str,
     }
     compiled = triton.compile(
         ASTSource(function, signature, constants, aligned),
-        target=GPUTarget('cuda', capability, 32),
+        target=GPUTarget('cuda', case.capability, 32),
         options=launch)
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(compiled.asm['cubin'])
         file.flush()
-        usage = subprocess.run([find_cuobjdump(), '-res-usage', file.name],
-                               check=True,
-                               text=True,
-                               stdout=subprocess.PIPE).stdout
+        usage, code = (
+            subprocess.run([find('cuobjdump'), option, file.name],
+                           check=True,
+                           text=True,
+                           stdout=subprocess.PIPE).stdout
+            for option in ('-res-usage', '-sass'))
     registers, stack = (
         int(re.search(rf'{name}:(\d+)', usage)[1])
         for name in ('REG', 'STACK'))
-    return registers, stack, compiled.metadata.shared
+    return Resources(
+        longest_loop(code), registers, stack, compiled.metadata.shared)
 
 
-def find_cuobjdump() -> Path:
-    """Path of NVIDIA's tool, which Triton's package has.
+def longest_loop(code: str) -> int:
+    """Instructions of the longest loop in ``cuobjdump -sass``'s output: from
+    the target of a branch backwards to the branch, both included."""
+    addresses = [
+        int(x, 16) for x in re.findall(r'^ +/\*([0-9a-f]{4,})\*/ ', code, re.M)
+    ]
+    branches = re.findall(r'^ +/\*([0-9a-f]{4,})\*/ .*?\bBRA\b.*? 0x(\w+)',
+                          code, re.M)
+    spans = [(int(target, 16), int(branch, 16)) for branch, target in branches]
+    return max(
+        sum(target <= x <= branch for x in addresses)
+        for target, branch in spans if target < branch)
+
+
+def find(tool: str) -> Path:
+    """Path of a tool of NVIDIA's that Triton's package has.
 
     Raises:
         ImportError: There is no such Triton.
     """
     import triton.backends.compiler  # from Triton 3 on
-    path = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
+    path = Path(triton.__file__).parent / 'backends/nvidia/bin' / tool
     if not path.is_file():
         raise ImportError(f'there is no {path}')
     return path
+
+
+def assembler(capability: int) -> str:
+    """The tool that assembles for a GPU."""
+    return 'ptxas' if capability < 100 else 'ptxas-blackwell'
 
 
 def _signature(names, constants, dtype: str) -> Dict[str, str]:
@@ -130,6 +184,7 @@ def _signature(names, constants, dtype: str) -> Dict[str, str]:
         INDEX='*i64',
         START='*i32',
         READER='*i32',
+        BIAS='*fp32',
         LSE='*fp32',
         STATISTICS='*fp32',
         scale='fp32',
@@ -144,7 +199,18 @@ def _signature(names, constants, dtype: str) -> Dict[str, str]:
     }
 
 
-def main() -> int:
+def row(case: Case, found: Resources) -> str:
+    """A line of the table."""
+    own, listed, warps, stages = case.config
+    per_pair = found.loop * 32 * warps / (own * listed)
+    cells = (f'sm_{case.capability}', case.variant, case.precision,
+             case.block_d, case.kernel, f'{own} x {listed}', warps, stages,
+             f'{per_pair:.1f}', found.registers, found.stack,
+             f'{found.shared / 1024:.1f}')
+    return f'| {" | ".join(map(str, cells))} |'
+
+
+def main(argv: Sequence[str]) -> int:
     # Not engine.command_line's parser: this tool does without MMEngine.
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -166,29 +232,44 @@ def main() -> int:
         metavar='NAME',
         help=f'variants of each kernel, of {", ".join(map(repr, VARIANTS))} '
         '(default: all)')
-    args = parser.parse_args()
+    parser.add_argument(
+        '--products',
+        nargs='+',
+        choices=TYPES,
+        default=list(TYPES),
+        help='how products are done (default: each way)')
+    parser.add_argument(
+        '--block',
+        type=int,
+        nargs='+',
+        choices=BLOCKS,
+        default=BLOCKS,
+        help='channels of a tile (default: each number)')
+    args = parser.parse_args(argv)
     try:
-        find_cuobjdump()
+        for tool in ('cuobjdump', *map(assembler, args.capability)):
+            find(tool)
     except ImportError as error:
         sys.exit('kernel_resources.py: error: Triton 3 for NVIDIA GPUs must '
                  f'be installed ({error}); pip install "triton>=3"')
+    todo = [
+        case for capability in args.capability for variant in args.variant
+        for case in cases(capability, variant, args.products, args.block)
+    ]
+    print('# What the Triton kernels take\n\nGenerated by `python '
+          f'{" ".join(["tools/analysis_tools/kernel_resources.py", *argv])}` '
+          f'with Triton {version("triton")}; it says what the columns mean.\n')
     print('| GPU | variant | products | channels | kernel | own x list tile '
-          '| warps | stages | registers | stack, B | shared memory, KiB |')
-    print('|---|---|---|---|---|---|---|---|---|---|---|')
+          '| warps | stages | instructions per pair | registers | stack, B '
+          '| shared memory, KiB |')
+    print('|' + '---|' * 12)
     failed = False
-    for capability in args.capability:
-        for variant in args.variant:
-            for found in measure(capability, variant):
-                own, listed, warps, stages = found.config
-                print(
-                    f'| sm_{capability} | {variant} | {found.precision} | '
-                    f'{found.block_d} | {found.kernel} | {own} x {listed} | '
-                    f'{warps} | {stages} | {found.registers} | {found.stack} '
-                    f'| {found.shared / 1024:.1f} |',
-                    flush=True)
-                failed |= not found.fits()
+    with ProcessPoolExecutor(2, mp_context=get_context('spawn')) as pool:
+        for case, found in zip(todo, pool.map(measure, todo)):
+            print(row(case, found), flush=True)
+            failed |= not found.fit(case.capability)
     return int(failed)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

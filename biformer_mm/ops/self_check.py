@@ -1,0 +1,198 @@
+"""Whether the fused kernels compute on a GPU what they should, found out once.
+
+A few small problems run forward and backward and are held against the
+reference in fp64. What passed is remembered on disk, so that it costs seconds
+once for a card, its driver and the versions in use.
+"""
+import hashlib
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .triton_config import block_of, precision_of
+
+ENV_VAR = 'BIFORMER_MM_SELF_CHECK'  # '0' trusts the kernels unchecked
+# Largest root mean square of an error over that of the exact values, as
+# docs/numerics.md has it.
+TOLERANCES = {
+    'ieee': 1e-5,
+    'tf32': 3e-3,
+    torch.float16: 3e-3,
+    torch.bfloat16: 2e-2
+}
+NUM_HEADS, BATCH, SCALE = 2, 2, 0.3
+_found: Dict[Tuple, Optional[str]] = {}
+
+
+class Problem(NamedTuple):
+    """Regions (Sh, Sw) of (h, w) tokens, and what the op is told of them."""
+    regions: Tuple[int, int]
+    region: Tuple[int, int]
+    topk: int
+    valid_size: Optional[Tuple[int, int]] = None
+    attend_padding: bool = False
+
+
+PROBLEMS = (
+    Problem((1, 3), (7, 7), 2),  # tiles with a remainder
+    Problem((1, 2), (8, 8), 1),  # whole tiles
+    Problem((2, 2), (5, 6), 2, (9, 11), True),
+    Problem((3, 3), (2, 2), 2, (3, 5)),  # some regions have no token
+    # Regions so small that queries see the whole map.
+    Problem((2, 3), (2, 2), 6),
+    Problem((3, 3), (2, 2), 9, (5, 3)),
+)
+
+
+def fault(device: torch.device, dtype: torch.dtype, head_dim: int,
+          run: Callable[..., Sequence[Tensor]],
+          may_run: bool) -> Optional[str]:
+    """Why the kernels must not be used; None where they passed.
+
+    Warns once if they did not.
+
+    Args:
+        device: A GPU.
+        dtype: Of queries, keys and values.
+        head_dim: Channels of a head.
+        run: Takes query, key, value, region_index, the gradient of the output
+            and the op's options; returns o, dq, dk and dv.
+        may_run: Whether a kernel may be started now. Where it may not, only
+            what is known already counts.
+    """
+    if os.environ.get(ENV_VAR) == '0':
+        return None
+    key = device, dtype, precision_of(dtype), block_of(head_dim)
+    if key not in _found and may_run:
+        _found[key] = _check(device, dtype, head_dim, run)
+    return _found.get(key)
+
+
+def _check(device: torch.device, dtype: torch.dtype, head_dim: int,
+           run: Callable) -> Optional[str]:
+    card = describe(device)
+    about = f'{card}, {dtype}, {precision_of(dtype)}, {block_of(head_dim)}'
+    passed = _folder() / hashlib.sha256(about.encode()).hexdigest()[:32]
+    if passed.exists():
+        return None
+    # A thread of its own knows none of the caller's modes: autograd's,
+    # inference, autocast, default device, those that count or record.
+    with ThreadPoolExecutor(1) as thread:
+        reason = thread.submit(_first_error, device, dtype, head_dim,
+                               run).result()
+    if reason is None:
+        _remember(passed, about)
+        return None
+    warnings.warn(
+        f"biformer_mm's fused kernels are wrong on this GPU: {reason}. "
+        "backend='auto' uses PyTorch's attention here, which is right, but "
+        'slower and takes more memory. Please report this as an issue of '
+        f'biformer_mm, with: {about}.', RuntimeWarning)
+    return f'its self-check failed on this GPU ({reason})'
+
+
+def describe(device: torch.device) -> str:
+    """What the result depends on: card, driver, versions, kernels."""
+    import triton
+    kernels = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob('triton*.py')):
+        kernels.update(path.read_bytes())
+    capability = torch.cuda.get_device_capability(device)
+    return (f'{torch.cuda.get_device_name(device)} {capability}, '
+            f'driver {_driver()}, torch {torch.__version__}, '
+            f'triton {triton.__version__}, '
+            f'kernels {kernels.hexdigest()[:12]}')
+
+
+def _driver() -> str:
+    linux = Path('/proc/driver/nvidia/version')
+    if linux.exists():
+        return linux.read_text().splitlines()[0]
+    from torch.utils import collect_env
+    return str(collect_env.get_nvidia_driver_version(collect_env.run))
+
+
+def _folder() -> Path:
+    cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(cache) / 'biformer_mm' / 'self_check'
+
+
+def _remember(path: Path, about: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(about + '\n')
+    except OSError:
+        pass  # a read-only home: the next process checks again
+
+
+def _first_error(device: torch.device, dtype: torch.dtype, head_dim: int,
+                 run: Callable) -> Optional[str]:
+    """What is wrong with the first problem that is not right."""
+    tolerance = TOLERANCES.get(dtype) or TOLERANCES[precision_of(dtype)]
+    try:
+        for problem in PROBLEMS:
+            for name, error in errors(problem, device, dtype, head_dim,
+                                      run).items():
+                if not error <= tolerance:  # nan is wrong, too
+                    return (f'{name} is off by {error:.1e}, more than '
+                            f'{tolerance:.0e}, in {problem}')
+    except Exception as error:  # whatever Triton or the driver raise
+        lines = str(error).splitlines() or ['']
+        return f'{type(error).__name__}: {lines[0]}'
+    return None
+
+
+def errors(problem: Problem, device: torch.device, dtype: torch.dtype,
+           head_dim: int, run: Callable) -> Dict[str, float]:
+    """Relative errors of o, dq, dk and dv."""
+    query, key, value, index, dout, options = make_inputs(
+        problem, device, dtype, head_dim)
+    # The kernels' outputs take the place of this.
+    torch.full((8, *query.shape), float('nan'), device=device, dtype=dtype)
+    found = run(query, key, value, index, dout, **options)
+    exact = exactly(query, key, value, index, dout, options)
+    return {
+        name: relative_rms(x.cpu(), y)
+        for name, x, y in zip(('o', 'dq', 'dk', 'dv'), found, exact)
+    }
+
+
+def make_inputs(problem: Problem, device: torch.device, dtype: torch.dtype,
+                head_dim: int) -> Tuple:
+    """Slices of a fused projection of a map, an index with duplicates, the
+    output's gradient and the op's options."""
+    (sh, sw), (h, w) = problem.regions, problem.region
+    channels = NUM_HEADS * head_dim
+    random = torch.Generator().manual_seed(0)
+    fused = torch.randn(BATCH, sh, h, sw, w, 4 * channels, generator=random)
+    fused = fused.to(device, dtype).transpose(2, 3)
+    query, key, value, dout = fused.chunk(4, dim=-1)
+    index = torch.randint(
+        sh * sw, (BATCH, sh * sw, problem.topk), generator=random)
+    return query, key, value, index.to(device), dout, dict(
+        num_heads=NUM_HEADS,
+        scale=SCALE,
+        valid_size=problem.valid_size,
+        attend_padding=problem.attend_padding)
+
+
+def exactly(query: Tensor, key: Tensor, value: Tensor, index: Tensor,
+            dout: Tensor, options: Dict) -> Tuple[Tensor, ...]:
+    """The same by the reference, in fp64 on the CPU."""
+    qkv = [x.cpu().double().requires_grad_() for x in (query, key, value)]
+    out = reference.region_attention(*qkv, index.cpu(), **options)
+    gradients = torch.autograd.grad(out, qkv, dout.cpu().double())
+    return (out.detach(), *gradients)
+
+
+def relative_rms(found: Tensor, exact: Tensor) -> float:
+    """Root mean square of the error over that of the exact values, or over
+    0.1 where that is more."""
+    error = (found.double() - exact).square().mean().sqrt()
+    return float(error / exact.square().mean().sqrt().clamp(min=0.1))
