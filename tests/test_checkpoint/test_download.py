@@ -343,8 +343,9 @@ def test_without_locks_nothing_is_left_over(site, tmp_path, monkeypatch):
     assert content(tmp_path) == {}
 
 
+# Gloo's threads are joined at the end, else they may abort the process.
 DISTRIBUTED = '''
-import sys, torch
+import gc, sys, torch
 torch.hub.set_dir(sys.argv[2])
 from biformer_mm.checkpoint import CheckpointError
 from biformer_mm.checkpoint.files import local_path
@@ -354,6 +355,8 @@ try:
         print(open(path, 'rb').read() == bytes(range(256)) * 3000)
 except CheckpointError as error:
     print('error:', error)
+torch.distributed.destroy_process_group()
+gc.collect()
 '''
 
 
