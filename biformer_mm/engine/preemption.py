@@ -46,6 +46,7 @@ class PreemptionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Listen; Python allows it in the main thread only."""
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._handlers[number] = signal.signal(number, self._receive)
@@ -82,6 +83,12 @@ class PreemptionHook(Hook):
         sys.exit(0)
 
     def _receive(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:
+            # Forked from the run, such as an evaluator's pool, which waits for
+            # ever for a process that it has told to end and that does not.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         self._received = signal.Signals(number)
 
     def _told(self) -> bool:

@@ -112,7 +112,8 @@ def _scalars(work: Path) -> List[Dict]:
 
 def _metrics(work: Path) -> Dict:
     path = sorted(work.glob('*/2*.json'))[-1]
-    return _untimed(json.loads(path.read_text()))
+    # MMEngine has each rank write it: the end of a longer one may be left.
+    return _untimed(json.JSONDecoder().raw_decode(path.read_text())[0])
 
 
 def _untimed(scalars: Dict) -> Dict:

@@ -1,8 +1,10 @@
 """Runs end when told to, and go on in the middle of an epoch."""
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
+import time
 import uuid
 from collections import Counter
 from multiprocessing import forkserver, get_all_start_methods
@@ -195,6 +197,26 @@ def test_the_handlers_are_put_back(handlers, tmp_path):
     build(tmp_path, watch).train()
     assert {x: signal.getsignal(x) for x in preemption.SIGNALS} == handlers
     assert watch.handler not in handlers.values()
+
+
+@pytest.mark.skipif(
+    'fork' not in get_all_start_methods(), reason='needs fork')
+@pytest.mark.parametrize('number', preemption.SIGNALS)
+def test_forked_processes_end_as_without_the_hook(number):
+    """An evaluator's pool ends its processes by SIGTERM, and waits."""
+    hook = PreemptionHook()
+    hook.before_train(None)
+    ready, started = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context('fork').Process(
+        target=lambda: (started.send(True), time.sleep(60)))
+    process.start()
+    ready.recv()
+    os.kill(process.pid, number)
+    process.join(20)
+    ended_by = process.exitcode
+    process.kill()
+    hook.after_train(None)
+    assert ended_by == -number and hook._received is None
 
 
 def test_a_run_that_ends_is_not_killed_by_another_signal(tmp_path):
