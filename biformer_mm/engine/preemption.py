@@ -46,7 +46,6 @@ class PreemptionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Listen; Python allows it in the main thread only."""
-        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._handlers[number] = signal.signal(number, self._receive)
@@ -83,12 +82,6 @@ class PreemptionHook(Hook):
         sys.exit(0)
 
     def _receive(self, number: int, frame: Any) -> None:
-        if os.getpid() != self._process:
-            # Forked from the run, such as an evaluator's pool, which waits for
-            # ever for a process that it has told to end and that does not.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
         self._received = signal.Signals(number)
 
     def _told(self) -> bool:
@@ -105,6 +98,21 @@ class PreemptionHook(Hook):
             all_reduce(flag, op='max')
             told = bool(flag)
         return told
+
+
+def _end_as_usual() -> None:
+    """Have a process that is forked from a run end when it is told to.
+
+    An evaluator's pool waits for ever for one that does not.
+    """
+    for number in SIGNALS:
+        handler = signal.getsignal(number)
+        if isinstance(getattr(handler, '__self__', None), PreemptionHook):
+            signal.signal(number, signal.SIG_DFL)
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_end_as_usual)
 
 
 def _save(runner: Runner, batch_idx: int) -> Optional[str]:
