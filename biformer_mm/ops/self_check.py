@@ -90,7 +90,7 @@ def _check(device: torch.device, dtype: torch.dtype, head_dim: int,
         _remember(passed, about)
         return None
     warnings.warn(
-        f"biformer_mm's fused kernels are wrong on this GPU: {reason}. "
+        f"biformer_mm's fused kernels failed on this GPU: {reason}. "
         "backend='auto' uses PyTorch's attention here, which is right, but "
         'slower and takes more memory. Please report this as an issue of '
         f'biformer_mm, with: {about}.', RuntimeWarning)

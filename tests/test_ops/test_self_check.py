@@ -245,7 +245,7 @@ class TestNothingRuns:
                                                      tmp_path):
         break_kernels(monkeypatch, tmp_path, 'weights')
         model = compiled()
-        with pytest.warns(RuntimeWarning, match='wrong on this GPU'):
+        with pytest.warns(RuntimeWarning, match='failed on this GPU'):
             with pytest.raises(
                     RuntimeError,
                     match='must not run, as its self-check failed .*; set '
