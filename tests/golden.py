@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biformer_mm.checkpoint import convert_state_dict
+from biformer_mm.models import BiLevelRoutingAttention
+
 GOLDEN = Path(__file__).parent / 'data' / 'golden'
 OUT_RTOL, GRAD_RTOL = 1e-5, 1e-4
 
@@ -49,6 +52,22 @@ def assert_same_sets(actual: Tensor, expected: Tensor) -> None:
     """Routing indices as sets per row."""
     torch.testing.assert_close(actual.sort(-1).values,
                                expected.long().sort(-1).values)
+
+
+def build_layer(arrays: Dict[str, Tensor],
+                backend: str) -> BiLevelRoutingAttention:
+    """The layer of a golden file."""
+    num_regions, topk, num_heads = (
+        arrays[k].item() for k in ('n_win', 'topk', 'num_heads'))
+    state = convert_state_dict(section(arrays, 'state'))
+    layer = BiLevelRoutingAttention(
+        len(state['proj.bias']),
+        num_heads,
+        num_regions,
+        topk,
+        attn_backend=backend)
+    layer.load_state_dict(state)
+    return layer
 
 
 def small_arch() -> Tuple[Dict, Dict]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from biformer_mm.ops import partition, routing_index
+from biformer_mm.ops import fused, partition, routing_index
 from gpu.step import Step
 from measure import DTYPES, RotatingTimer, spread
 from problems import Problem
@@ -119,15 +119,40 @@ def norm(inputs: Inputs) -> Tuple:
     return lambda: F.layer_norm(x, scale.shape, scale, scale), 2 * x.nbytes
 
 
+def our_norm(inputs: Inputs) -> Tuple:
+    x, scale = inputs.rows, inputs.scale
+    return lambda: fused.layer_norm(x, scale, scale, 1e-6), 2 * x.nbytes
+
+
+def our_conv(inputs: Inputs) -> Tuple:
+    """With bias and a second map."""
+    x, filters, scale = inputs.rows, inputs.filters, inputs.scale
+    return lambda: fused.add_depthwise(x, filters, scale, x), 3 * x.nbytes
+
+
+def our_conv_backward(inputs: Inputs) -> Tuple:
+    from biformer_mm.ops.triton_depthwise import run
+    gradient, filters = inputs.gradient.permute(0, 2, 3, 1), inputs.filters
+    out = torch.empty_like(gradient)
+    return lambda: run(gradient, filters, out, flip=True), 2 * out.nbytes
+
+
+def our_conv_weight(inputs: Inputs) -> Tuple:
+    from biformer_mm.ops.triton_depthwise import weight_gradients
+    x, filters = inputs.rows, inputs.filters
+    gradient = inputs.gradient.permute(0, 2, 3, 1)
+    return lambda: weight_gradients(gradient, x, filters), 2 * x.nbytes
+
+
 def routing(inputs: Inputs) -> Tuple:
     x, topk = inputs.regions, inputs.topk
     return lambda: routing_index(x, x, topk), 2 * x.nbytes
 
 
 def readers(inputs: Inputs) -> Tuple:
-    from biformer_mm.ops.triton import _readers  # only where Triton is
+    from biformer_mm.ops.triton_routing import inverse  # with Triton only
     index = routing_index(inputs.regions, inputs.regions, inputs.topk)
-    return lambda: _readers(index), index.nbytes * 3 // 2
+    return lambda: inverse(index), index.nbytes * 3 // 2
 
 
 PROBES: Dict[str, Probe] = {
@@ -136,6 +161,10 @@ PROBES: Dict[str, Probe] = {
     'its weight gradient': conv_backward(False, True),
     'LayerNorm, autocast': norm_autocast,
     'LayerNorm, half': norm,
+    'ours: depth-wise 5x5, bias and sum': our_conv,
+    'ours: its input gradient': our_conv_backward,
+    'ours: its gradients of weight and bias': our_conv_weight,
+    'ours: LayerNorm': our_norm,
     'routing_index': routing,
     "readers' index": readers,
 }

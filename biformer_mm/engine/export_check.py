@@ -184,8 +184,8 @@ def _given(network: nn.Module,
 
     def replace(own):
 
-        def attention_inputs(x: Tensor) -> Dict[str, Any]:
-            inputs, given = own(x), next(remaining)
+        def attention_inputs(qkv: Tensor, size: Tuple) -> Dict[str, Any]:
+            inputs, given = own(qkv, size), next(remaining)
             differences.append(_routing_difference(inputs, given))
             return {**inputs, 'region_index': given}
 

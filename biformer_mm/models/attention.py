@@ -8,12 +8,13 @@ from typing import Any, Dict, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from biformer_mm.ops import (auto_num_regions, merge, pad_to_regions,
+from biformer_mm.ops import (auto_num_regions, fused, merge, pad_to_regions,
                              partition, region_attention, routing_index)
+from biformer_mm.ops.block_reference import lce_values
 from biformer_mm.ops.checks import whole
-from biformer_mm.ops.dispatch import check_backend_name
+from biformer_mm.ops.dispatch import check_backend_name, resolve_backend
 from .base import register
-from .layers import DepthwiseConv, conv_nhwc
+from .layers import DepthwiseConv, add_conv, is_plain
 
 PADDINGS = ('legacy', 'masked')
 LCE_SIZE = 5  # of local context enhancement, in tokens
@@ -100,47 +101,68 @@ class BiLevelRoutingAttention(nn.Module):
         Returns:
             (N, H, W, C).
         """
-        height, width = x.shape[1:3]
-        inputs = self.attention_inputs(x)
-        out = region_attention(**inputs, backend=self.attn_backend)
+        height, width = size = tuple(x.shape[1:3])
+        masked = self.padding == 'masked'
+        qkv = self.project(x)
+        inputs = self.attention_inputs(qkv, size)
+        backend = resolve_backend(self.attn_backend, inputs['query'],
+                                  self.num_heads)
+        if (backend == 'triton' and x.shape[0]
+                and is_plain(self.lce, DepthwiseConv)):
+            out = fused.attention_with_lce(qkv, self.lce.weight, self.lce.bias,
+                                           inputs['region_index'],
+                                           inputs['query'].shape[1],
+                                           self.num_heads, self.scale, height,
+                                           width, masked)
+            return self.proj(out)
+        out = merge(region_attention(**inputs, backend=backend))
+        value = lce_values(
+            merge(inputs['value']), self.lce.weight, height, width, masked)
+        return self.proj(add_conv(self.lce, value, out[:, :height, :width]))
 
-        # Off the map LCE sees zeros or, as far as it reaches, the padding.
-        margin = LCE_SIZE // 2 if self.padding == 'legacy' else 0
-        value = merge(inputs['value'])[:, :height + margin, :width + margin]
-        local = conv_nhwc(self.lce, value)[:, :height, :width]
-        return self.proj(merge(out)[:, :height, :width] + local)
-
-    def attention_inputs(self, x: Tensor) -> Dict[str, Any]:
-        """Project and route.
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of a map, padded to whole regions.
 
         Args:
             x: As :meth:`forward` takes it.
 
         Returns:
+            (N, S*ceil(H/S), S*ceil(W/S), 3*C).
+        """
+        return self.qkv(pad_to_regions(x, self._regions_of(*x.shape[1:3])))
+
+    def attention_inputs(self, qkv: Tensor,
+                         size: Tuple[int, int]) -> Dict[str, Any]:
+        """Cut into regions, and route.
+
+        Args:
+            qkv: Of :meth:`project`.
+            size: H and W of the map without its padding.
+
+        Returns:
             The arguments of :func:`biformer_mm.ops.region_attention`, by name.
         """
-        height, width, channels = x.shape[1:]
-        num_regions = self.num_regions
-        if num_regions == 'auto':
-            num_regions = auto_num_regions(height, width, channels, self.topk)
-
-        padded = pad_to_regions(x, num_regions)
-        valid_size = (height, width) if padded is not x else None
-        masked = valid_size is not None and self.padding == 'masked'
-
+        num_regions = self._regions_of(*size)
+        # One question to a compiler, not two.
+        padded = qkv.shape[1] + qkv.shape[2] != size[0] + size[1]
+        masked = padded and self.padding == 'masked'
         query, key, value = (
-            partition(x, num_regions)
-            for x in self.qkv(padded).chunk(3, dim=-1))
+            partition(x, num_regions) for x in qkv.chunk(3, dim=-1))
         return dict(
             query=query,
             key=key,
             value=value,
             region_index=routing_index(query, key, self.topk,
-                                       valid_size if masked else None),
+                                       size if masked else None),
             num_heads=self.num_heads,
             scale=self.scale,
-            valid_size=valid_size,
+            valid_size=size if padded else None,
             attend_padding=not masked)
+
+    def _regions_of(self, height: int, width: int) -> int:
+        if self.num_regions == 'auto':
+            return auto_num_regions(height, width, self.embed_dims, self.topk)
+        return self.num_regions
 
 
 class FullAttention(nn.Module):
@@ -182,20 +204,24 @@ class FullAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: (N, H, W, C) -> (N, H, W, C), any H and W."""
-        out = region_attention(
-            **self.attention_inputs(x), backend=self.attn_backend)
-        return self.proj(merge(out) + conv_nhwc(self.lce, x))
+        inputs = self.attention_inputs(self.project(x), tuple(x.shape[1:3]))
+        out = region_attention(**inputs, backend=self.attn_backend)
+        return self.proj(add_conv(self.lce, x, merge(out)))
 
-    def attention_inputs(self, x: Tensor) -> Dict[str, Any]:
-        """Project; see :meth:`BiLevelRoutingAttention.attention_inputs`."""
-        one_region = partition(self.qkv(x), num_regions=1)
-        query, key, value = one_region.chunk(3, dim=-1)
+    def project(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> queries, keys and values, (N, H, W, 3*C)."""
+        return self.qkv(x)
+
+    def attention_inputs(self, qkv: Tensor,
+                         size: Tuple[int, int]) -> Dict[str, Any]:
+        """See :meth:`BiLevelRoutingAttention.attention_inputs`."""
+        query, key, value = partition(qkv, num_regions=1).chunk(3, dim=-1)
         return dict(
             query=query,
             key=key,
             value=value,
             region_index=torch.zeros(
-                x.shape[0], 1, 1, dtype=torch.long, device=x.device),
+                qkv.shape[0], 1, 1, dtype=torch.long, device=qkv.device),
             num_heads=self.num_heads,
             scale=self.scale)
 

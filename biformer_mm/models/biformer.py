@@ -2,7 +2,7 @@
 
 Shapes: N batch, H x W map, C channels, S regions per side, k routed regions.
 """
-from typing import Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from biformer_mm.ops.checks import flag, number, whole
 from .arch import ARCHS, STEMS, parse_arch, parse_num_regions, parse_outputs
 from .attention import PADDINGS, BiLevelRoutingAttention, FullAttention
 from .base import BaseModule, register
-from .layers import MLP, DepthwiseConv, DropPath, build_norm, conv_nhwc
+from .compiling import compile_each
+from .layers import (MLP, DepthwiseConv, DropPath, LayerNorm, add_conv,
+                     add_norm, build_norm)
 
 LN_EPS = 1e-6
 MIN_SIDE = 32  # of images, in pixels: the stride of the last stage
@@ -33,18 +35,19 @@ class BiFormerBlock(nn.Module):
                  pos_conv: bool, drop_path_rate: float) -> None:
         super().__init__()
         self.pos_conv = DepthwiseConv(channels, 3) if pos_conv else None
-        self.norm1 = nn.LayerNorm(channels, eps=LN_EPS)
+        self.norm1 = LayerNorm(channels, eps=LN_EPS)
         self.attn = attn
-        self.norm2 = nn.LayerNorm(channels, eps=LN_EPS)
+        self.norm2 = LayerNorm(channels, eps=LN_EPS)
         self.mlp = MLP(channels, int(channels * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H, W, C)."""
         if self.pos_conv is not None:
-            x = x + conv_nhwc(self.pos_conv, x)
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+            x = add_conv(self.pos_conv, x, added=x)
+        attended = self.drop_path(self.attn(self.norm1(x)))
+        x, normed = add_norm(self.norm2, x, attended)
+        return x + self.drop_path(self.mlp(normed))
 
 
 @register
@@ -89,6 +92,7 @@ class BiFormer(BaseModule):
     """
 
     arch_zoo = ARCHS
+    _blocks_compiled = False
 
     def __init__(self,
                  arch: Union[str, Dict] = 'small',
@@ -226,6 +230,26 @@ class BiFormer(BaseModule):
                 outs.append(out.contiguous(memory_format=memory_format))
         return tuple(outs)
 
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile each block by itself, in place; equal ones share a graph.
+
+        Blocks are equal if they differ in weights and stochastic-depth rate
+        only. Names in the state dict stay the same. See
+        :func:`biformer_mm.models.compiling.compile_each`.
+
+        Args:
+            options: Of :func:`torch.compile`.
+
+        Raises:
+            RuntimeError: PyTorch is older than 2.6.
+        """
+        blocks = [block for stage in self.stages for block in stage]
+        compile_each(blocks, **options)
+        self._blocks_compiled = True
+        if any(block.drop_path.rate for block in blocks):
+            for block in blocks:
+                block.drop_path.share_graph(block.norm1.weight.device)
+
     def train(self, mode: bool = True) -> 'BiFormer':
         """Switch modes; frozen stages and, on request, batch norms stay."""
         super().train(mode)
@@ -250,6 +274,8 @@ class BiFormer(BaseModule):
         """The stage before's map, or images, (N, C, H, W) -> this stage's."""
         x = self.downsamples[stage - 1](x) if stage > 0 else self.stem(x)
         x = x.permute(0, 2, 3, 1).contiguous()
+        if self._blocks_compiled:  # a view would need a graph of its own
+            x = torch.ops.aten._unsafe_view(x, x.shape)
         for block in self.stages[stage]:
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)

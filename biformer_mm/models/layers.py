@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from biformer_mm.ops import fused
 from biformer_mm.ops.checks import flag, number
 
 _NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
@@ -86,6 +87,42 @@ def patch_downsample(in_channels: int, channels: int,
 def conv_nhwc(conv: nn.Module, x: Tensor) -> Tensor:
     """Apply an NCHW layer to an NHWC map; free of copies where it is dense."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def add_conv(conv: nn.Module, x: Tensor, added: Tensor) -> Tensor:
+    """Add a :class:`DepthwiseConv` of a map to another map.
+
+    Args:
+        conv: The layer.
+        x: (N, H', W', C).
+        added: (N, H, W, C), no larger.
+
+    Returns:
+        (N, H, W, C).
+    """
+    if (is_plain(conv, DepthwiseConv)
+            and fused.depthwise_reason(x, added) is None):
+        return fused.add_depthwise(x, conv.weight, conv.bias, added)
+    height, width = added.shape[1:3]
+    return added + conv_nhwc(conv, x)[:, :height, :width]
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over the last axis; on GPUs, in the dtype of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if fused.norm_reason(x) is None:
+            return fused.layer_norm(x, self.weight, self.bias, self.eps)
+        return super().forward(x)
+
+
+def add_norm(norm: nn.Module, x: Tensor,
+             added: Tensor) -> Tuple[Tensor, Tensor]:
+    """The sum of two maps, and a :class:`LayerNorm` of it: (..., C) each."""
+    if is_plain(norm, LayerNorm) and fused.norm_reason(x, added) is None:
+        return fused.add_layer_norm(x, added, norm.weight, norm.bias, norm.eps)
+    x = x + added
+    return x, norm(x)
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -170,8 +207,8 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.fc1(x)
         if (torch.is_grad_enabled() and not torch.jit.is_tracing()
-                and _is_plain(self.fc2, nn.Linear)
-                and _is_plain(self.act, nn.GELU)
+                and is_plain(self.fc2, nn.Linear)
+                and is_plain(self.act, nn.GELU)
                 and self.act.approximate == 'none'):
             return _GELULinear.apply(hidden, self.fc2.weight, self.fc2.bias)
         return self.fc2(self.act(hidden))
@@ -202,7 +239,7 @@ class _GELULinear(torch.autograd.Function):
         return dx, dweight, dbias
 
 
-def _is_plain(layer: nn.Module, kind: type) -> bool:
+def is_plain(layer: nn.Module, kind: type) -> bool:
     """Whether a layer is what it was made as: neither replaced, wrapped nor
     hooked."""
     return type(layer) is kind and not (
@@ -220,12 +257,26 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.register_buffer('keep', None, persistent=False)
+
+    def share_graph(self, device: torch.device) -> None:
+        """Let layers of all rates, 0 included, share a compiled graph.
+
+        A float would be a constant of the graph; a tensor is an input. The
+        layer then draws other random numbers.
+        """
+        self.keep = torch.tensor(1 - self.rate, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
+        if not self.training:
+            return x
+        shape = (len(x), ) + (1, ) * (x.dim() - 1)
+        if self.keep is not None:
+            drawn = torch.rand(shape, device=x.device)
+            return x * ((drawn < self.keep) / self.keep).to(x.dtype)
+        if self.rate == 0:
             return x
         keep = 1 - self.rate
-        shape = (len(x), ) + (1, ) * (x.dim() - 1)
         kept = torch.empty(shape, dtype=x.dtype, device=x.device)
         return x * kept.bernoulli_(keep).div_(keep)
 

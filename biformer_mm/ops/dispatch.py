@@ -116,7 +116,7 @@ def region_attention(query: Tensor,
     check_backend_name(backend)
     if query.shape[0] == 0:  # no backend has to cope; gradients are empty, too
         return query + key + value
-    name = _resolve(backend, query, num_heads)
+    name = resolve_backend(backend, query, num_heads)
     return _BACKENDS[name].region_attention(
         query,
         key,
@@ -128,11 +128,23 @@ def region_attention(query: Tensor,
         attend_padding=attend_padding)
 
 
-def _resolve(backend: str, query: Tensor, num_heads: int) -> str:
+def default_backend() -> str:
+    """What ``backend='auto'`` means in this process.
+
+    Raises:
+        ValueError: The environment variable names no backend.
+    """
+    name = _default or os.environ.get(_ENV_VAR, 'auto')
+    check_backend_name(name)
+    return name
+
+
+def resolve_backend(backend: str, query: Tensor, num_heads: int) -> str:
+    """Name of the backend that serves such inputs; see
+    :func:`region_attention`."""
     check_backend_name(backend)
     if backend == 'auto':
-        backend = _default or os.environ.get(_ENV_VAR, 'auto')
-        check_backend_name(backend)
+        backend = default_backend()
     if backend != 'auto':
         reason = _BACKENDS[backend].unsupported_reason(query, num_heads)
         if reason:

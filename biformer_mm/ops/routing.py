@@ -8,6 +8,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
+from . import fused
 from .region import valid_tokens
 
 
@@ -31,8 +32,11 @@ def routing_index(query: Tensor,
             is left.
 
     Returns:
-        int64, (N, S*S, k), in descending order of affinity.
+        int64, (N, S*S, k), in descending order of affinity. Which of equal
+        ones come first is the device's choice.
     """
+    if fused.routing_reason(query, key) is None:
+        return fused.routing(query, key, topk, valid_size)
     with torch.autocast(query.device.type, enabled=False):
         query_mean, occupied = region_mean(query, valid_size)
         key_mean, _ = region_mean(key, valid_size)

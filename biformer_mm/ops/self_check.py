@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .triton_config import block_of, precision_of
+from .triton_config import precision_of
 
 ENV_VAR = 'BIFORMER_MM_SELF_CHECK'  # '0' trusts the kernels unchecked
 # Largest root mean square of an error over that of the exact values, as
@@ -50,49 +50,54 @@ PROBLEMS = (
 )
 
 
-def fault(device: torch.device, dtype: torch.dtype, head_dim: int,
-          run: Callable[..., Sequence[Tensor]],
+def fault(device: torch.device, about: str,
+          first_error: Callable[[], Optional[str]],
           may_run: bool) -> Optional[str]:
-    """Why the kernels must not be used; None where they passed.
+    """Why some kernels must not be used; None where they passed.
 
     Warns once if they did not.
 
     Args:
         device: A GPU.
-        dtype: Of queries, keys and values.
-        head_dim: Channels of a head.
-        run: Takes query, key, value, region_index, the gradient of the output
-            and the op's options; returns o, dq, dk and dv.
+        about: Which kernels, and what else the result depends on.
+        first_error: Runs them; returns what is wrong, None where nothing is.
         may_run: Whether a kernel may be started now. Where it may not, only
             what is known already counts.
     """
     if os.environ.get(ENV_VAR) == '0':
         return None
-    key = device, dtype, precision_of(dtype), block_of(head_dim)
+    key = device, about
     if key not in _found and may_run:
-        _found[key] = _check(device, dtype, head_dim, run)
+        _found[key] = None  # what the check itself runs asks as well
+        _found[key] = _check(device, about, first_error)
     return _found.get(key)
 
 
-def _check(device: torch.device, dtype: torch.dtype, head_dim: int,
-           run: Callable) -> Optional[str]:
-    card = describe(device)
-    about = f'{card}, {dtype}, {precision_of(dtype)}, {block_of(head_dim)}'
+def _check(device: torch.device, about: str,
+           first_error: Callable[[], Optional[str]]) -> Optional[str]:
+    about = f'{describe(device)}, {about}'
     passed = _folder() / hashlib.sha256(about.encode()).hexdigest()[:32]
     if passed.exists():
         return None
+
+    def run() -> Optional[str]:
+        try:
+            return first_error()
+        except Exception as error:  # whatever Triton or the driver raise
+            lines = str(error).splitlines() or ['']
+            return f'{type(error).__name__}: {lines[0]}'
+
     # A thread of its own knows none of the caller's modes: autograd's,
     # inference, autocast, default device, those that count or record.
     with ThreadPoolExecutor(1) as thread:
-        reason = thread.submit(_first_error, device, dtype, head_dim,
-                               run).result()
+        reason = thread.submit(run).result()
     if reason is None:
         _remember(passed, about)
         return None
     warnings.warn(
         f"biformer_mm's fused kernels failed on this GPU: {reason}. "
-        "backend='auto' uses PyTorch's attention here, which is right, but "
-        'slower and takes more memory. Please report this as an issue of '
+        "backend='auto' uses PyTorch's ops here, which are right, but "
+        'slower and take more memory. Please report this as an issue of '
         f'biformer_mm, with: {about}.', RuntimeWarning)
     return f'its self-check failed on this GPU ({reason})'
 
@@ -131,21 +136,29 @@ def _remember(path: Path, about: str) -> None:
         pass  # a read-only home: the next process checks again
 
 
-def _first_error(device: torch.device, dtype: torch.dtype, head_dim: int,
-                 run: Callable) -> Optional[str]:
-    """What is wrong with the first problem that is not right."""
-    tolerance = TOLERANCES.get(dtype) or TOLERANCES[precision_of(dtype)]
-    try:
-        for problem in PROBLEMS:
-            for name, error in errors(problem, device, dtype, head_dim,
-                                      run).items():
-                if not error <= tolerance:  # nan is wrong, too
-                    return (f'{name} is off by {error:.1e}, more than '
-                            f'{tolerance:.0e}, in {problem}')
-    except Exception as error:  # whatever Triton or the driver raise
-        lines = str(error).splitlines() or ['']
-        return f'{type(error).__name__}: {lines[0]}'
+def first_error(device: torch.device, dtype: torch.dtype, head_dim: int,
+                run: Callable[..., Sequence[Tensor]]) -> Optional[str]:
+    """What is wrong with the attention's first problem that is not right.
+
+    Args:
+        device: A GPU.
+        dtype: Of queries, keys and values.
+        head_dim: Channels of a head.
+        run: Takes query, key, value, region_index, the gradient of the output
+            and the op's options; returns o, dq, dk and dv.
+    """
+    for problem in PROBLEMS:
+        for name, error in errors(problem, device, dtype, head_dim,
+                                  run).items():
+            if not error <= tolerance(dtype):  # nan is wrong, too
+                return (f'{name} is off by {error:.1e}, more than '
+                        f'{tolerance(dtype):.0e}, in {problem}')
     return None
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Largest error of :func:`relative_rms` that a dtype may have."""
+    return TOLERANCES.get(dtype) or TOLERANCES[precision_of(dtype)]
 
 
 def errors(problem: Problem, device: torch.device, dtype: torch.dtype,

@@ -4,7 +4,8 @@ Imported only where Triton is. The op saves q, k, v, the routing index, its
 output and the log-sum-exp.
 """
 import math
-from typing import Optional, Tuple
+from functools import partial
+from typing import Optional, Sequence, Tuple
 
 import torch
 import triton
@@ -15,6 +16,7 @@ from . import triton_kernels as kernels
 from . import triton_map
 from .registration import register
 from .tracing import holds_values
+from .triton_routing import inverse
 from .triton_config import (MAX_HEAD_DIM, block_of, capability_of, choose,
                             choose_on_map, precision_of, sees_map)
 
@@ -23,33 +25,41 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
     """Why this backend cannot serve such inputs; None where it can."""
-    if int(triton.__version__.split('.')[0]) < 3:
-        return f'its kernels need Triton 3, not {triton.__version__}'
-    if not _interpreted():
-        reason = _unsuitable(query.device)
-        if reason:
-            return reason
+    reason = unsuitable(query.device)
+    if reason:
+        return reason
     if query.dtype not in DTYPES:
         return f'its kernels take fp32, fp16 and bf16, not {query.dtype}'
     head_dim = query.shape[-1] // num_heads
     if head_dim > MAX_HEAD_DIM:
         return (f'its kernels take heads of up to {MAX_HEAD_DIM} channels, '
                 f'not {head_dim}')
-    # Within an image the kernels count elements in 32 bits.
+    return too_large(query) or _fault_of(query, num_heads)
+
+
+def too_large(x: Tensor) -> Optional[str]:
+    """Why kernels, which count an image's elements in 32 bits, cannot serve
+    a map; None where they can."""
     extent = sum((size - 1) * stride
-                 for size, stride in zip(query.shape[1:],
-                                         query.stride()[1:]))
-    if max(extent, query[0].numel()) >= 2**31:
+                 for size, stride in zip(x.shape[1:],
+                                         x.stride()[1:]))
+    if max(extent, math.prod(x.shape[1:])) >= 2**31:
         return ('its kernels take maps of less than 2**31 elements per image, '
                 f'not {extent}')
-    return _fault_of(query, num_heads)
+    return None
 
 
-def _interpreted() -> bool:
+def interpreted() -> bool:
+    """Whether Triton plays a GPU on the CPU: see TRITON_INTERPRET."""
     return not isinstance(kernels.forward, triton.runtime.JITFunction)
 
 
-def _unsuitable(device: torch.device) -> Optional[str]:
+def unsuitable(device: torch.device) -> Optional[str]:
+    """Why kernels cannot run on a device; None where they can."""
+    if int(triton.__version__.split('.')[0]) < 3:
+        return f'its kernels need Triton 3, not {triton.__version__}'
+    if interpreted():
+        return None
     if device.type != 'cuda':
         return f'its kernels run on GPUs, not on {device.type}'
     if torch.version.hip:
@@ -63,7 +73,7 @@ def _unsuitable(device: torch.device) -> Optional[str]:
 
 def _fault_of(query: Tensor, num_heads: int) -> Optional[str]:
     """Why the kernels must not be used on this GPU: see self_check."""
-    if _interpreted():
+    if interpreted():
         return None
     may_run = holds_values(query) and not (
         torch.cuda.is_current_stream_capturing())
@@ -74,7 +84,11 @@ def _fault_of(query: Tensor, num_heads: int) -> Optional[str]:
 @torch.compiler.assume_constant_result
 def _fault(device: torch.device, dtype: torch.dtype, head_dim: int,
            may_run: bool) -> Optional[str]:
-    return self_check.fault(device, dtype, head_dim, _run, may_run)
+    about = f'{dtype}, {precision_of(dtype)}, {block_of(head_dim)}'
+    return self_check.fault(
+        device, about,
+        partial(self_check.first_error, device, dtype, head_dim, _run),
+        may_run)
 
 
 def _run(query: Tensor, key: Tensor, value: Tensor, region_index: Tensor,
@@ -112,10 +126,10 @@ def _laid_alike(query: Tensor, key: Tensor, value: Tensor) -> Tuple:
     return query, key, value
 
 
-def _checked_forward(query: Tensor, key: Tensor, value: Tensor,
-                     region_index: Tensor, num_heads: int, scale: float,
-                     valid_h: int, valid_w: int,
-                     attend_padding: bool) -> Tuple[Tensor, Tensor]:
+def checked_forward(query: Tensor, key: Tensor, value: Tensor,
+                    region_index: Tensor, num_heads: int, scale: float,
+                    valid_h: int, valid_w: int,
+                    attend_padding: bool) -> Tuple[Tensor, Tensor]:
     """As :func:`_forward`; a compiled model may come here unchecked.
 
     Raises:
@@ -136,8 +150,8 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, region_index: Tensor,
     out, lse = _outputs(query, key, value, region_index, num_heads)
     # Compilers call this directly, at times with strides of their own.
     query, key, value = _laid_alike(query, key, value)
-    launch = _Launcher(query, out, region_index, num_heads, scale, valid_h,
-                       valid_w, attend_padding)
+    launch = _Launcher(query, out, out, region_index, num_heads, scale,
+                       valid_h, valid_w, attend_padding)
     with torch.cuda.device_of(query):  # Triton launches on the current one
         launch('forward', query, key, value, region_index.contiguous(), out,
                lse)
@@ -151,20 +165,31 @@ def _backward(dout: Tensor, query: Tensor, key: Tensor, value: Tensor,
     """Gradients of query, key and value."""
     if dout.stride() != out.stride():
         dout = torch.empty_like(out).copy_(dout)
-    dquery, dkey, dvalue = _gradients(dout, query, key, value, region_index,
-                                      out)
+    grads = _gradients(dout, query, key, value, region_index, out)
     query, key, value = _laid_alike(query, key, value)
+    fill_gradients(grads, dout, query, key, value, region_index, out, lse,
+                   num_heads, scale, valid_h, valid_w, attend_padding)
+    return grads
+
+
+def fill_gradients(grads: Sequence[Tensor], dout: Tensor, query: Tensor,
+                   key: Tensor, value: Tensor, region_index: Tensor,
+                   out: Tensor, lse: Tensor, *settings) -> None:
+    """Write the gradients of query, key and value where they are to lie.
+
+    Query, key and value are laid out alike, as are the three gradients, and
+    ``dout`` and ``out``; channels lie side by side.
+    """
     region_index = region_index.contiguous()
     statistics = lse.new_empty((*lse.shape, 2))
-    launch = _Launcher(query, out, region_index, num_heads, scale, valid_h,
-                       valid_w, attend_padding)
+    dquery, dkey, dvalue = grads
+    launch = _Launcher(query, out, dquery, region_index, *settings)
     with torch.cuda.device_of(query):
         launch('backward_query', query, key, value, region_index, out, dout,
                lse, statistics, dquery)
-        readers = () if launch.on_map else _readers(region_index)
+        readers = () if launch.on_map else inverse(region_index)
         launch('backward_key', query, key, value, *readers, dout, statistics,
                dkey, dvalue)
-    return dquery, dkey, dvalue
 
 
 def _outputs(query: Tensor, key: Tensor, value: Tensor, region_index: Tensor,
@@ -181,9 +206,9 @@ def _outputs(query: Tensor, key: Tensor, value: Tensor, region_index: Tensor,
 class _Launcher:
     """Runs kernels by name, on tensors, with all that they take besides."""
 
-    def __init__(self, query: Tensor, out: Tensor, region_index: Tensor,
-                 num_heads: int, scale: float, valid_h: int, valid_w: int,
-                 attend_padding: bool) -> None:
+    def __init__(self, query: Tensor, out: Tensor, gradient: Tensor,
+                 region_index: Tensor, num_heads: int, scale: float,
+                 valid_h: int, valid_w: int, attend_padding: bool) -> None:
         n, sh, sw, h, w, channels = query.shape
         self.regions, self.tokens = sh * sw, h * w
         self.images_and_heads = n * num_heads
@@ -191,7 +216,8 @@ class _Launcher:
         self.sizes = (scale * math.log2(math.e), num_heads, self.regions,
                       self.topk, self.tokens, sw, h, w,
                       *(kernels.reciprocal(x) for x in (self.tokens, sw, w)),
-                      valid_h, valid_w, *query.stride()[:5], *out.stride()[:5])
+                      valid_h, valid_w, *query.stride()[:5], *out.stride()[:5],
+                      *gradient.stride()[:5])
         self.region_index = region_index
         self.precision = precision_of(query.dtype)
         self.capability = capability_of(query.device)
@@ -253,26 +279,10 @@ class _Launcher:
         return bias
 
 
-def _readers(region_index: Tensor) -> Tuple[Tensor, Tensor]:
-    """The inverse of the routing index.
-
-    Returns:
-        (N, R+1) and (N, R*k), int32: entries start[n, j] to start[n, j+1] of
-        reader[n] are the regions whose queries attend to region j, ascending.
-    """
-    regions, topk = region_index.shape[1:]
-    routed, order = region_index.flatten(1).sort(dim=1, stable=True)
-    bounds = torch.arange(
-        regions + 1, device=routed.device, dtype=routed.dtype)
-    start = torch.searchsorted(routed,
-                               bounds.expand(len(routed), -1).contiguous())
-    return start.int(), (order // topk).int()
-
-
 def _gradients(dout: Tensor, query: Tensor, key: Tensor, value: Tensor,
                region_index: Tensor, out: Tensor, *args) -> Tuple:
     return tuple(torch.empty_like(out) for _ in range(3))
 
 
-_attend = register('region_attention', _checked_forward, _backward, _outputs,
+_attend = register('region_attention', checked_forward, _backward, _outputs,
                    _gradients)

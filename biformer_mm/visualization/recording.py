@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from biformer_mm.errors import UsageError
 from biformer_mm.models import BiFormer
+from biformer_mm.models.compiling import eagerly
 from biformer_mm.ops.reference import region_attention_with_weights
 
 
@@ -38,7 +39,8 @@ class BlockRouting:
 
     def __init__(self, attn: nn.Module, x: Tensor, stage: int, block: int,
                  num_blocks: int, image_size: Tuple[int, int]) -> None:
-        self._inputs = attn.attention_inputs(x)
+        self._inputs = attn.attention_inputs(
+            attn.project(x), tuple(x.shape[1:3]))
         self.stage, self.block, self.num_blocks = stage, block, num_blocks
         self.stride = 2**(stage + 1)
         self.image_size = tuple(image_size)
@@ -166,7 +168,8 @@ def record_routing(backbone: BiFormer,
     # Of each module, for somebody may have frozen a part by hand.
     modes = {module: module.training for module in backbone.modules()}
     try:
-        backbone.eval()(images)
+        with eagerly():
+            backbone.eval()(images)
     finally:
         for module, training in modes.items():
             module.training = training

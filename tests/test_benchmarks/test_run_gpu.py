@@ -138,7 +138,7 @@ def test_profile_lists_kernels(dry):
 
 def test_probes_and_growth(dry):
     rows = dry[2]['probes']
-    assert len(rows) == 8
+    assert len(rows) == 12
     for row in rows:
         check_seconds(row['seconds'])
     assert all(row['time_over_copy'] > 0 for row in rows[:-1])

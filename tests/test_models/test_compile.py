@@ -157,7 +157,10 @@ def test_is_one_node_of_the_graph():
         torch.compile(
             make('triton'), fullgraph=True, backend=look)(
                 make_image())
-    assert seen == ['biformer_mm.region_attention.default'] * 4
+    routed, full = 'attention_with_lce', 'region_attention'
+    assert seen == [
+        f'biformer_mm.{op}.default' for op in (routed, routed, routed, full)
+    ]
 
 
 def test_checkpointing_changes_nothing(backend):

@@ -4,32 +4,18 @@ from torch import nn
 
 import golden
 from biformer_mm.checkpoint import convert_state_dict
-from biformer_mm.models import BiFormer, BiLevelRoutingAttention
+from biformer_mm.models import BiFormer
 from biformer_mm.ops import pad_to_regions, partition, routing_index
 
 BACKENDS = ('reference', 'sdpa', 'auto')
 pytestmark = pytest.mark.parametrize('backend', BACKENDS)
 
 
-def build_layer(arrays, backend):
-    num_regions, topk, num_heads = (
-        arrays[k].item() for k in ('n_win', 'topk', 'num_heads'))
-    state = convert_state_dict(golden.section(arrays, 'state'))
-    layer = BiLevelRoutingAttention(
-        len(state['proj.bias']),
-        num_heads,
-        num_regions,
-        topk,
-        attn_backend=backend)
-    layer.load_state_dict(state)
-    return layer
-
-
 @pytest.mark.parametrize('name',
                          ['bra_divisible', 'bra_padded', 'bra_many_regions'])
 def test_layer(name, backend):
     arrays = golden.load(name)
-    layer = build_layer(arrays, backend)
+    layer = golden.build_layer(arrays, backend)
     x = arrays['x'].requires_grad_()
     out = layer(x)
     golden.assert_close(out, arrays['out'], golden.OUT_RTOL, 'out')
@@ -51,7 +37,7 @@ def test_layer(name, backend):
 
 def test_refactored_layer(backend):
     arrays = golden.load('bra_nchw')
-    layer = build_layer(arrays, backend)
+    layer = golden.build_layer(arrays, backend)
     x = arrays['x'].permute(0, 2, 3, 1).requires_grad_()
     out = layer(x).permute(0, 3, 1, 2)
     golden.assert_close(out, arrays['out'], golden.OUT_RTOL, 'out')

@@ -1,5 +1,6 @@
 """A wrong kernel does not reach a user: Triton's interpreter plays the GPU."""
 import importlib.util
+import re
 import warnings
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from biformer_mm.ops import dispatch, region_attention, sdpa, self_check
 
 pytest.importorskip('triton', minversion='3.0')
-from biformer_mm.ops import triton  # noqa: E402
+from biformer_mm.ops import triton, triton_block  # noqa: E402
 from biformer_mm.ops.triton_config import sees_map  # noqa: E402
 
 if torch.cuda.is_available():
@@ -20,17 +21,18 @@ CPU = torch.device('cpu')
 # What breaks the kernels, what the self-check has to say of it, and which of
 # its problems shows it.
 BREAKS = {
-    'weights': ('weight = tl.exp2(score - base[:, None])',
-                'weight = tl.exp2(score - base[:, None] * 1.01)', 'o is off', 1),
-    'padding attended to': ('if CROP_KEYS:\n            keys &= _valid(token',
-                            'if False:\n            keys &= _valid(token',
-                            'o is off', 3),
+    'weights':
+    ('weight = tl.exp2(score - base[:, None])',
+     'weight = tl.exp2(score - base[:, None] * 1.01)', 'o is off', 1),
+    'padding attended to':
+    ('if CROP_KEYS:\n            keys &= _valid(token',
+     'if False:\n            keys &= _valid(token', 'o is off', 3),
     'dq': ('dq * (scale * LN_2)', 'dq * scale', 'dq is off', 1),
     'dk': ('dk * (scale * LN_2)', 'dk * scale', 'dk is off', 1),
-    'dv': ('dv = tl.where(keys[:, None], dv, 0.)', 'dv = dv * 1.1',
-           'dv is off', 1),
-    'does not compile': ('dq * (scale * LN_2)', 'dq * no_such_name',
-                         'no_such_name', 1),
+    'dv':
+    ('dv = tl.where(keys[:, None], dv, 0.)', 'dv = dv * 1.1', 'dv is off', 1),
+    'does not compile':
+    ('dq * (scale * LN_2)', 'dq * no_such_name', 'no_such_name', 1),
     'times routed': ('score += bias', 'score += 0.9 * bias', 'o is off', 4),
 }
 
@@ -38,8 +40,8 @@ BREAKS = {
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch, tmp_path):
     """A CPU that the backend takes for a GPU; where passes are remembered."""
-    monkeypatch.setattr(triton, '_interpreted', lambda: False)
-    monkeypatch.setattr(triton, '_unsuitable', lambda device: None)
+    monkeypatch.setattr(triton, 'interpreted', lambda: False)
+    monkeypatch.setattr(triton, 'unsuitable', lambda device: None)
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing',
                         lambda: False)
     monkeypatch.setattr(self_check, 'describe', lambda device: 'a card')
@@ -77,8 +79,7 @@ def attend(backend='auto', dtype=torch.float32, op=region_attention):
 
 def compiled():
     torch._dynamo.reset()
-    return torch.compile(
-        region_attention, backend='aot_eager', fullgraph=True)
+    return torch.compile(region_attention, backend='aot_eager', fullgraph=True)
 
 
 def break_kernels(monkeypatch, tmp_path, name):
@@ -109,7 +110,7 @@ def test_tolerances_are_those_of_the_tests():
 @pytest.mark.parametrize('dtype, head_dim', [(torch.float32, 32),
                                              (torch.float16, 24)])
 def test_right_kernels_pass(dtype, head_dim):
-    assert self_check._first_error(CPU, dtype, head_dim, triton._run) is None
+    assert self_check.first_error(CPU, dtype, head_dim, triton._run) is None
 
 
 def test_problems_hold_what_the_kernels_distinguish():
@@ -120,7 +121,8 @@ def test_problems_hold_what_the_kernels_distinguish():
                  x.topk)
         for x in problems
     } == {True, False}
-    assert {x.attend_padding for x in problems if x.valid_size} == {True, False}
+    assert {x.attend_padding
+            for x in problems if x.valid_size} == {True, False}
     assert any(x.valid_size is None for x in problems)
     assert any(x.region[0] % 2 and x.region[1] % 2 for x in problems)
     for problem in problems:
@@ -134,8 +136,7 @@ def test_wrong_kernels_are_found(name, monkeypatch, tmp_path, gpu):
     break_kernels(monkeypatch, tmp_path, name)
     with pytest.warns(RuntimeWarning) as warned:
         out = attend()
-    message, = (
-        str(x.message) for x in warned if 'this GPU' in str(x.message))
+    message, = (str(x.message) for x in warned if 'this GPU' in str(x.message))
     assert BREAKS[name][2] in message
     assert 'report this as an issue of biformer_mm, with: a card' in message
     torch.testing.assert_close(out, attend('sdpa'), rtol=0, atol=0)
@@ -222,8 +223,7 @@ class TestNothingRuns:
 
     def test_in_a_trace(self, runs):
         torch.jit.trace(
-            lambda x: x + attend().sum(), torch.ones(1),
-            check_trace=False)
+            lambda x: x + attend().sum(), torch.ones(1), check_trace=False)
         assert not runs
 
     def test_in_a_compilation(self, runs, monkeypatch):
@@ -252,3 +252,53 @@ class TestNothingRuns:
                     'BIFORMER_MM_BACKEND=sdpa'):
                 attend(op=model)
         torch.testing.assert_close(attend(op=compiled()), attend('sdpa'))
+
+
+class TestBlock:
+    """The kernels beside the attention are checked, too."""
+    BREAKS = {
+        'layer_norm': ('layer_norm', 'norm_forward',
+                       'tl.rsqrt(', '1.1 * tl.rsqrt('),
+        'add_layer_norm': ('layer_norm', 'norm_backward', 'dx += _load(DSUM',
+                           'dx += 0.9 * _load(DSUM'),
+        'add_depthwise': ('depthwise', 'convolve',
+                          'SIZE * SIZE - 1 - tap if FLIP else tap', 'tap'),
+        'routing': ('routing', 'route', 'for start in range(0, C, BLOCK_C)',
+                    'for start in range(BLOCK_C, C, BLOCK_C)'),
+    }  # yapf: disable
+
+    def break_kernel(self, name, monkeypatch, tmp_path):
+        file, kernel, right, wrong = self.BREAKS[name]
+        module = importlib.import_module(f'biformer_mm.ops.triton_{file}')
+        source = Path(module.__file__).read_text()
+        assert source.count(right) == 1
+        path = tmp_path / 'broken_kernel.py'
+        path.write_text(
+            re.sub('from .registration import (.*)',
+                   r'\1 = lambda *_, **__: None', source.replace(right,
+                                                                 wrong)))
+        spec = importlib.util.spec_from_file_location(
+            'biformer_mm.ops.broken_kernel', path)
+        broken = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(broken)
+        monkeypatch.setattr(module, kernel, getattr(broken, kernel))
+
+    def test_right_kernels_pass(self):
+        assert triton_block.first_error(CPU, torch.float16) is None
+
+    @pytest.mark.parametrize('name', BREAKS)
+    def test_wrong_kernels_are_found(self, name, monkeypatch, tmp_path):
+        self.break_kernel(name, monkeypatch, tmp_path)
+        x = torch.zeros(1, 2, 2, 16)
+        with pytest.warns(RuntimeWarning, match=f'on this GPU: {name} '):
+            reason = triton_block.unsupported_reason(x)
+        assert reason.startswith(f'its self-check failed on this GPU ({name} ')
+        with pytest.raises(RuntimeError, match='compile again'):
+            triton_block.refuse_faulty(x)
+
+    def test_nothing_runs_in_a_trace(self, monkeypatch):
+        monkeypatch.setattr(triton_block, 'first_error', lambda *_: 'it ran')
+        monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing',
+                            lambda: True)
+        assert triton_block.unsupported_reason(torch.zeros(1, 2, 2,
+                                                           16)) is None

@@ -208,7 +208,7 @@ def test_bias_of_maps_seen_whole(of_keys):
     index = torch.randint(
         s * s, (n, s * s, topk), generator=torch.Generator().manual_seed(0))
     query = torch.zeros(n, s, s, h, w, 16, device=DEVICE)
-    launch = triton._Launcher(query, query, index.to(DEVICE), 1, 1.,
+    launch = triton._Launcher(query, query, query, index.to(DEVICE), 1, 1.,
                               *valid_size, False)
     bias = launch._bias(of_keys).cpu()
     assert bias.shape == (n, s * s, 64)
@@ -287,6 +287,7 @@ def test_reciprocals_divide():
 
 
 def test_says_which_gpus_it_was_checked_for(monkeypatch):
+    monkeypatch.setattr(triton, 'interpreted', lambda: False)
     device = torch.device('cuda')
     for capability, reason in (((7, 5), '8.0; this one has 7.5'),
                                ((8, 0), None), ((9, 0), None)):
@@ -294,11 +295,11 @@ def test_says_which_gpus_it_was_checked_for(monkeypatch):
             torch.cuda,
             'get_device_capability',
             lambda device, found=capability: found)
-        found = triton._unsuitable(device)
+        found = triton.unsuitable(device)
         assert found is None if reason is None else reason in found
     monkeypatch.setattr(torch.version, 'hip', '6.0')
-    assert 'ROCm' in triton._unsuitable(device)
-    assert 'cpu' in triton._unsuitable(torch.device('cpu'))
+    assert 'ROCm' in triton.unsuitable(device)
+    assert 'cpu' in triton.unsuitable(torch.device('cpu'))
 
 
 def test_refuses_maps_beyond_32_bits():

@@ -81,6 +81,25 @@ def test_no_configuration_spills(capability, tmp_path):
         assert shared <= SHARED_MEMORY[capability], row
 
 
+@pytest.mark.parametrize('capability', [
+    pytest.param(x, marks=() if x in FIRST_TIER else pytest.mark.slow)
+    for x in SHARED_MEMORY
+])
+def test_no_kernel_beside_the_attention_spills(capability, tmp_path):
+    needs_assembler(capability)
+    rows = compiled(tmp_path, '--capability', capability, '--variant', 'block')
+    assert {row['kernel']
+            for row in rows} == {
+                'norm_forward', 'norm_backward', 'convolve', 'convolve_weight',
+                'region_means', 'route', 'readers'
+            }
+    for row in rows:
+        assert int(row['stack, B']) == 0, row
+        assert int(row['registers']) <= 255, row
+        shared = float(row['shared memory, KiB'])
+        assert shared <= SHARED_MEMORY[capability], row
+
+
 def test_instructions_per_pair(tmp_path):
     needs_assembler(90)
     rows = compiled(tmp_path, '--capability', 90, '--variant', 'cropped',

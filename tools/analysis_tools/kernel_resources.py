@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compile the attention's Triton kernels for GPUs that need not be there.
+"""Compile the Triton kernels for GPUs that need not be there.
 
 Prints, as a page in Markdown, what each configuration takes: instructions per
 pair, registers per thread, bytes of stack per thread (spilled registers),
@@ -10,7 +10,8 @@ Instructions per pair are those that the lanes of a program issue in one turn
 of the kernel's loop, for each pair of a token of its own tile and one of the
 list's: (instructions of the loop's body) * 32 * warps / (own * list tile). The
 loop is the longest that the machine code has. A multiprocessor issues 128 a
-clock, if nothing holds it up.
+clock, if nothing holds it up. The variant 'block' is of the kernels beside the
+attention: there a pair is a token (in routing a region) and a channel.
 """
 import argparse
 import os
@@ -19,10 +20,11 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Dict, Iterator, NamedTuple, Sequence
+from typing import Any, Dict, Iterator, NamedTuple, Sequence, Tuple
 
 # Compiled, not interpreted; Triton reads it when the kernels are defined.
 os.environ.pop('TRITON_INTERPRET', None)
@@ -45,6 +47,24 @@ VARIANTS = {
     'whole, even': dict(CROP=False, CROP_KEYS=False, EVEN=True, of_block=4),
 }
 BLOCKS = (32, 64, 128)
+# Beside the attention: kernel, module, warps, what is compiled in, and tile;
+# as it is for many channels or regions.
+BLOCK = 'block'
+_CONV = dict(SIZE=5, FLIP=False, ADD_BIAS=True, ADD=True)
+OF_BLOCK = [
+    ('norm_forward', 'layer_norm', 4, dict(ADD=True), (4, 512)),
+    ('norm_forward', 'layer_norm', 8, dict(ADD=True), (1, 4096)),
+    ('norm_backward', 'layer_norm', 4, dict(ADD=True), (4, 512)),
+    ('norm_backward', 'layer_norm', 8, dict(ADD=True), (1, 4096)),
+    ('convolve', 'depthwise', 1, _CONV, (16, 32)),
+    ('convolve_weight', 'depthwise', 2, dict(SIZE=5, TAPS=32), (2, 32)),
+    ('region_means', 'routing', 4, dict(CROP=True), (32, 64)),
+    ('route', 'routing', 4, dict(CROP=True, BLOCK_T=4, BLOCK_C=32), (16, 64)),
+    ('route', 'routing', 4, dict(CROP=True, BLOCK_T=1, BLOCK_C=16), (16, 256)),
+    ('route', 'routing', 8, dict(CROP=True, BLOCK_T=1,
+                                 BLOCK_C=16), (16, 512)),
+    ('readers', 'routing', 4, dict(), (1, 1024)),
+]
 TYPES = {'half': 'bf16', 'tf32': 'fp32', 'ieee': 'fp32'}
 
 
@@ -74,6 +94,11 @@ class Resources(NamedTuple):
 def cases(capability: int, variant: str, products: Sequence[str],
           blocks: Sequence[int]) -> Iterator[Case]:
     """Every configuration that can be chosen."""
+    if variant == BLOCK:
+        for kernel, _, warps, _, tile in OF_BLOCK:
+            yield Case(capability, variant, 'half', tile[1], kernel,
+                       triton_config.Config(*tile, warps, 3))
+        return
     for precision, block_d in triton_config.TILES:
         if precision not in products or block_d not in blocks:
             continue
@@ -105,19 +130,8 @@ def measure(case: Case) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from biformer_mm.ops import triton_kernels, triton_map
-    on_map = case.kernel.startswith('map_')
-    function = getattr(triton_map if on_map else triton_kernels, case.kernel)
-    options = case.config.options(case.kernel.replace('map_', ''))
-    launch = {name: options.pop(name) for name in ('num_warps', 'num_stages')}
-    constants = dict(
-        options,
-        BLOCK_D=case.block_d,
-        BLOCK_K=16,
-        OF_KEYS=False,
-        PRECISION='tf32' if case.precision == 'tf32' else 'ieee',
-        **VARIANTS[case.variant])
-    constants['HEAD_DIM'] = case.block_d * constants.pop('of_block') // 4
+    find_function = _of_block if case.variant == BLOCK else _of_attention
+    function, constants, launch = find_function(case)
     constants = {x: constants[x] for x in function.arg_names if x in constants}
     signature = _signature(function.arg_names, constants,
                            TYPES[case.precision])
@@ -125,7 +139,7 @@ def measure(case: Case) -> Resources:
     aligned = {
         (i, ): [['tt.divisibility', 16]]
         for i, (name, kind) in enumerate(signature.items())
-        if kind.startswith('*') or name[:2] in ('i_', 'o_')
+        if kind.startswith('*') or name == 'C' or name[1:2] == '_'
     }
     compiled = triton.compile(
         ASTSource(function, signature, constants, aligned),
@@ -147,18 +161,55 @@ def measure(case: Case) -> Resources:
         longest_loop(code), registers, stack, compiled.metadata.shared)
 
 
+def _of_attention(case: Case) -> Tuple[Any, Dict, Dict]:
+    """The kernel, what is compiled into it, and launch options."""
+    from biformer_mm.ops import triton_kernels, triton_map
+    on_map = case.kernel.startswith('map_')
+    options = case.config.options(case.kernel.replace('map_', ''))
+    launch = {name: options.pop(name) for name in ('num_warps', 'num_stages')}
+    constants = dict(
+        options,
+        BLOCK_D=case.block_d,
+        BLOCK_K=16,
+        OF_KEYS=False,
+        PRECISION='tf32' if case.precision == 'tf32' else 'ieee',
+        **VARIANTS[case.variant])
+    constants['HEAD_DIM'] = case.block_d * constants.pop('of_block') // 4
+    return (getattr(triton_map if on_map else triton_kernels,
+                    case.kernel), constants, launch)
+
+
+def _of_block(case: Case) -> Tuple[Any, Dict, Dict]:
+    """The same beside the attention."""
+    tile = case.config.own, case.config.listed
+    module, constants = next(
+        (module, constants)
+        for kernel, module, warps, constants, of_kernel in OF_BLOCK
+        if (kernel, of_kernel) == (case.kernel, tile))
+    module = import_module(f'biformer_mm.ops.triton_{module}')
+    function = getattr(module, case.kernel)
+    # A tile's two sizes are named in this order.
+    names = [
+        name for name in function.arg_names
+        if name[:5] == 'BLOCK' and name not in constants
+    ]
+    return (function, dict(constants, **dict(zip(names, tile[-len(names):]))),
+            dict(num_warps=case.config.num_warps))
+
+
 def longest_loop(code: str) -> int:
     """Instructions of the longest loop in ``cuobjdump -sass``'s output: from
-    the target of a branch backwards to the branch, both included."""
+    the target of a branch backwards to the branch, both included; 0 if there
+    is none."""
     addresses = [
         int(x, 16) for x in re.findall(r'^ +/\*([0-9a-f]{4,})\*/ ', code, re.M)
     ]
     branches = re.findall(r'^ +/\*([0-9a-f]{4,})\*/ .*?\bBRA\b.*? 0x(\w+)',
                           code, re.M)
     spans = [(int(target, 16), int(branch, 16)) for branch, target in branches]
-    return max(
-        sum(target <= x <= branch for x in addresses)
-        for target, branch in spans if target < branch)
+    return max((sum(target <= x <= branch for x in addresses)
+                for target, branch in spans if target < branch),
+               default=0)
 
 
 def find(tool: str) -> Path:
@@ -185,6 +236,10 @@ def _signature(names, constants, dtype: str) -> Dict[str, str]:
         START='*i32',
         READER='*i32',
         BIAS='*fp32',
+        WEIGHT='*fp32',
+        PARTIAL='*fp32',
+        MEANS='*fp32',
+        eps='fp32',
         LSE='*fp32',
         STATISTICS='*fp32',
         scale='fp32',
@@ -192,7 +247,7 @@ def _signature(names, constants, dtype: str) -> Dict[str, str]:
         by_SW='i64',
         by_w='i64',
         **dict.fromkeys(constants, 'constexpr'),
-        **dict.fromkeys(('R', 'T', 'SW'), 'i32'))
+        **dict.fromkeys(('C', 'M', 'N', 'R', 'T', 'SW'), 'i32'))
     return {
         name: special.get(name, f'*{dtype}' if name.isupper() else 'i32')
         for name in names
@@ -227,10 +282,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         '--variant',
         nargs='+',
-        choices=VARIANTS,
-        default=list(VARIANTS),
+        choices=(*VARIANTS, BLOCK),
+        default=[*VARIANTS, BLOCK],
         metavar='NAME',
-        help=f'variants of each kernel, of {", ".join(map(repr, VARIANTS))} '
+        help=
+        f'variants of each kernel, of {", ".join(map(repr, (*VARIANTS, BLOCK)))} '
         '(default: all)')
     parser.add_argument(
         '--products',
