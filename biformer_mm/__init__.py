@@ -12,8 +12,8 @@ if find_spec('mmengine'):
 
     from . import models, visualization  # noqa: F401
     from .analysis import register_flop_handles
-    from .engine import (hang, nonfinite, preemption, saving,  # noqa: F401
-                         seeding)
+    from .engine import (compiling, hang, nonfinite, preemption,  # noqa: F401
+                         saving, seeding)
     from .engine.packages import find_mmseg_configs, find_own_configs
 
     register_flop_handles()

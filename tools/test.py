@@ -7,6 +7,7 @@ from biformer_mm.datasets.paths import check_data
 from biformer_mm.engine import launch, testing
 from biformer_mm.engine.command_line import (add_trust, check_writable,
                                              make_parser, usage_errors)
+from biformer_mm.engine.compiling import set_compile
 from biformer_mm.engine.quiet import quiet_known_warnings
 from biformer_mm.errors import UsageError, explained
 
@@ -46,6 +47,7 @@ def main() -> None:
                                  f'.pickle; got {args.out}')
             check_writable('--out', args.out)
         cfg.load_from, cfg.resume = args.checkpoint, False
+        set_compile(cfg)
         check_data(cfg, ['test'])
         if args.show_dir is not None:
             check_writable('--show-dir', args.show_dir, folder=True)

@@ -6,6 +6,7 @@ from biformer_mm.datasets.paths import check_data
 from biformer_mm.engine import launch
 from biformer_mm.engine.command_line import (add_trust, make_parser,
                                              usage_errors)
+from biformer_mm.engine.compiling import set_compile
 from biformer_mm.engine.quiet import quiet_known_warnings
 
 
@@ -21,6 +22,10 @@ def parse_args() -> argparse.Namespace:
         const='float16',
         choices=['float16', 'bfloat16'],
         help='train with automatic mixed precision (float16 if not said)')
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help="compile BiFormer block by block (compile='blocks' in a config)")
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -45,6 +50,7 @@ def main() -> None:
         read_as_data(cfg, args.trust)
         launch.set_resume(cfg, args.resume, args.trust)
         launch.set_amp(cfg, args.amp)
+        set_compile(cfg, args.compile)
         launch.survive_interruptions(cfg)
         scaled = launch.scale_rate(cfg, args.auto_scale_lr)
         check_data(cfg, ['train', 'val'])

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from biformer_mm.errors import UsageError
+from biformer_mm.models.compiling import eagerly
 from biformer_mm.ops.checks import whole
 
 
@@ -123,7 +124,8 @@ def find_origin(model: nn.Module, batch: Dict) -> str:
     try:
         data = model.data_preprocessor(batch, True)
         bad = any(not x.isfinite().all() for x in _tensors(data))
-        losses = model(**data, mode='loss')
+        with eagerly():
+            losses = model(**data, mode='loss')
     finally:
         for hook in hooks:
             hook.remove()
