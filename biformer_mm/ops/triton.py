@@ -177,8 +177,8 @@ def fill_gradients(grads: Sequence[Tensor], dout: Tensor, query: Tensor,
                    out: Tensor, lse: Tensor, *settings) -> None:
     """Write the gradients of query, key and value where they are to lie.
 
-    Query, key and value are laid out alike, as are the three gradients, and
-    ``dout`` and ``out``; channels lie side by side.
+    Query, key and value are laid out alike, as are ``dout`` and ``out``, and
+    the gradients like either of them; channels lie side by side.
     """
     region_index = region_index.contiguous()
     statistics = lse.new_empty((*lse.shape, 2))
@@ -216,8 +216,8 @@ class _Launcher:
         self.sizes = (scale * math.log2(math.e), num_heads, self.regions,
                       self.topk, self.tokens, sw, h, w,
                       *(kernels.reciprocal(x) for x in (self.tokens, sw, w)),
-                      valid_h, valid_w, *query.stride()[:5], *out.stride()[:5],
-                      *gradient.stride()[:5])
+                      valid_h, valid_w, *query.stride()[:5], *out.stride()[:5])
+        self.like_input = gradient.stride() != out.stride()
         self.region_index = region_index
         self.precision = precision_of(query.dtype)
         self.capability = capability_of(query.device)
@@ -232,6 +232,8 @@ class _Launcher:
             PRECISION='tf32' if self.precision == 'tf32' else 'ieee')
 
     def __call__(self, kernel: str, *tensors: Tensor) -> None:
+        if kernel != 'forward':
+            self.compiled_in['LIKE_INPUT'] = self.like_input
         if self.on_map:
             self._launch_on_map(kernel, *tensors)
             return

@@ -9,9 +9,9 @@ owner and one order, so the result is the same bit for bit, without atomics.
 
 Shapes: N batch, R = Sh*Sw regions, T = h*w tokens per region, k routed
 regions, C channels, m heads of d = C/m channels. Strides come as five numbers,
-of N, Sh, Sw, h and w, of inputs (i), outputs (o) and gradients (g); that of C
-is 1. ``scale`` has a factor log2(e), as the
-GPU has exp2, not exp; the log-sum-exp is to the base 2.
+of N, Sh, Sw, h and w, of the inputs (i) and the outputs (o); that of C is 1.
+``scale`` has a factor log2(e), as the GPU has exp2, not exp; the log-sum-exp
+is to the base 2.
 
 Sizes are not compiled in, so that new ones do not compile anew; ``by_T``,
 ``by_w`` and ``by_SW`` are their reciprocals, see :func:`reciprocal`. Compiled
@@ -21,6 +21,7 @@ in are the tiles (BLOCK_M queries, BLOCK_N keys, BLOCK_D channels), d, and
   and no queries.
 - CROP_KEYS: padding is no key either.
 - EVEN: tiles cut the list without a remainder.
+- LIKE_INPUT: gradients lie in memory like the inputs, not like the outputs.
 """
 import triton
 import triton.language as tl
@@ -127,11 +128,10 @@ def _store(pointer, offset, there, channel, x, HEAD_DIM: tl.constexpr):
 @triton.jit(do_not_specialize=SIZES)
 def forward(Q, K, V, INDEX, OUT, LSE, scale, heads, R, topk, T, SW, h, w, by_T,
             by_SW, by_w, valid_h, valid_w, i_n, i_row, i_col, i_y, i_x, o_n,
-            o_row, o_col, o_y, o_x, g_n, g_row, g_col, g_y, g_x,
-            HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-            BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CROP: tl.constexpr,
-            CROP_KEYS: tl.constexpr, EVEN: tl.constexpr,
-            PRECISION: tl.constexpr):
+            o_row, o_col, o_y, o_x, HEAD_DIM: tl.constexpr,
+            BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
+            BLOCK_N: tl.constexpr, CROP: tl.constexpr, CROP_KEYS: tl.constexpr,
+            EVEN: tl.constexpr, PRECISION: tl.constexpr):
     """A tile of one region's queries, for one head of one image."""
     image, head, region, tile = _program(heads, R, tl.cdiv(T, BLOCK_M))
     channel = tl.arange(0, BLOCK_D)
@@ -196,11 +196,11 @@ def forward(Q, K, V, INDEX, OUT, LSE, scale, heads, R, topk, T, SW, h, w, by_T,
 def backward_query(Q, K, V, INDEX, OUT, DOUT, LSE, STATISTICS, DQ, scale,
                    heads, R, topk, T, SW, h, w, by_T, by_SW, by_w, valid_h,
                    valid_w, i_n, i_row, i_col, i_y, i_x, o_n, o_row, o_col,
-                   o_y, o_x, g_n, g_row, g_col, g_y, g_x,
-                   HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+                   o_y, o_x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
                    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
                    CROP: tl.constexpr, CROP_KEYS: tl.constexpr,
-                   EVEN: tl.constexpr, PRECISION: tl.constexpr):
+                   EVEN: tl.constexpr, PRECISION: tl.constexpr,
+                   LIKE_INPUT: tl.constexpr):
     """dQ of a tile of queries, and what dK and dV need to know of them.
 
     Of each query, STATISTICS holds the log-sum-exp and the sum over channels
@@ -213,7 +213,7 @@ def backward_query(Q, K, V, INDEX, OUT, DOUT, LSE, STATISTICS, DQ, scale,
     V += image * i_n + head * HEAD_DIM
     INDEX += (image * R + region) * topk
     to_head = image * o_n + head * HEAD_DIM
-    to_gradient = image * g_n + head * HEAD_DIM
+    to_inputs = image * i_n + head * HEAD_DIM
     to_rows = ((image * heads + head) * R + region) * T
 
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -225,9 +225,9 @@ def backward_query(Q, K, V, INDEX, OUT, DOUT, LSE, STATISTICS, DQ, scale,
         stop *= tl.max(queries.to(tl.int32), 0)  # no query, no work
     row_offset = _offset(row, region, SW, by_SW, w, by_w, o_row, o_col, o_y,
                          o_x)
-    q = _load(Q,
-              _offset(row, region, SW, by_SW, w, by_w, i_row, i_col, i_y, i_x),
-              queries, channel, HEAD_DIM)
+    offset_of_q = _offset(row, region, SW, by_SW, w, by_w, i_row, i_col, i_y,
+                          i_x)
+    q = _load(Q, offset_of_q, queries, channel, HEAD_DIM)
     dout = _load(DOUT + to_head, row_offset, queries, channel, HEAD_DIM)
     out = _load(OUT + to_head, row_offset, queries, channel, HEAD_DIM)
     delta = tl.sum(out.to(tl.float32) * dout.to(tl.float32), 1)
@@ -255,25 +255,27 @@ def backward_query(Q, K, V, INDEX, OUT, DOUT, LSE, STATISTICS, DQ, scale,
         dscore = weight * (dweight - delta[:, None])
         dq += tl.dot(dscore.to(k.dtype), k, input_precision=PRECISION)
     # The gradient is of exp, not of exp2.
-    _store(DQ + to_gradient,
-           _offset(row, region, SW, by_SW, w, by_w, g_row, g_col, g_y, g_x),
-           in_region, channel, dq * (scale * LN_2), HEAD_DIM)
+    dq *= scale * LN_2
+    if LIKE_INPUT:
+        _store(DQ + to_inputs, offset_of_q, in_region, channel, dq, HEAD_DIM)
+    else:
+        _store(DQ + to_head, row_offset, in_region, channel, dq, HEAD_DIM)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_key(Q, K, V, START, READER, DOUT, STATISTICS, DK, DV, scale,
                  heads, R, topk, T, SW, h, w, by_T, by_SW, by_w, valid_h,
                  valid_w, i_n, i_row, i_col, i_y, i_x, o_n, o_row, o_col, o_y,
-                 o_x, g_n, g_row, g_col, g_y, g_x, HEAD_DIM: tl.constexpr,
-                 BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
-                 BLOCK_N: tl.constexpr, CROP: tl.constexpr,
-                 CROP_KEYS: tl.constexpr, EVEN: tl.constexpr,
-                 PRECISION: tl.constexpr):
+                 o_x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+                 BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+                 CROP: tl.constexpr, CROP_KEYS: tl.constexpr,
+                 EVEN: tl.constexpr, PRECISION: tl.constexpr,
+                 LIKE_INPUT: tl.constexpr):
     """dK and dV of a tile of keys, from the queries that were routed there."""
     image, head, region, tile = _program(heads, R, tl.cdiv(T, BLOCK_N))
     channel = tl.arange(0, BLOCK_D)
     to_head = image * o_n + head * HEAD_DIM
-    to_gradient = image * g_n + head * HEAD_DIM
+    to_inputs = image * i_n + head * HEAD_DIM
     Q += image * i_n + head * HEAD_DIM
     K += image * i_n + head * HEAD_DIM
     V += image * i_n + head * HEAD_DIM
@@ -328,8 +330,11 @@ def backward_key(Q, K, V, START, READER, DOUT, STATISTICS, DK, DV, scale,
         dscore = weight * (dweight - delta[None, :])
         dk += tl.dot(dscore.to(q.dtype), q, input_precision=PRECISION)
 
-    offset = _offset(key, region, SW, by_SW, w, by_w, g_row, g_col, g_y, g_x)
+    if not LIKE_INPUT:
+        to_inputs = to_head
+        offset = _offset(key, region, SW, by_SW, w, by_w, o_row, o_col, o_y,
+                         o_x)
     dk = tl.where(keys[:, None], dk * (scale * LN_2), 0.)
     dv = tl.where(keys[:, None], dv, 0.)
-    _store(DK + to_gradient, offset, in_region, channel, dk, HEAD_DIM)
-    _store(DV + to_gradient, offset, in_region, channel, dv, HEAD_DIM)
+    _store(DK + to_inputs, offset, in_region, channel, dk, HEAD_DIM)
+    _store(DV + to_inputs, offset, in_region, channel, dv, HEAD_DIM)

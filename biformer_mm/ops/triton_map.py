@@ -43,8 +43,7 @@ def _places(start, R, T, by_T, SW, by_SW, h, w, by_w, valid_h, valid_w,
 @triton.jit(do_not_specialize=SIZES)
 def map_bias(INDEX, BIAS, scale, heads, R, topk, T, SW, h, w, by_T, by_SW,
              by_w, valid_h, valid_w, i_n, i_row, i_col, i_y, i_x, o_n, o_row,
-             o_col, o_y, o_x, g_n, g_row, g_col, g_y, g_x,
-             BLOCK_K: tl.constexpr, OF_KEYS: tl.constexpr,
+             o_col, o_y, o_x, BLOCK_K: tl.constexpr, OF_KEYS: tl.constexpr,
              CROP_KEYS: tl.constexpr):
     """What is added to the scores of one region's tokens: (N, R, places).
 
@@ -78,11 +77,10 @@ def map_bias(INDEX, BIAS, scale, heads, R, topk, T, SW, h, w, by_T, by_SW,
 @triton.jit(do_not_specialize=SIZES)
 def map_forward(Q, K, V, BIAS, OUT, LSE, scale, heads, R, topk, T, SW, h, w,
                 by_T, by_SW, by_w, valid_h, valid_w, i_n, i_row, i_col, i_y,
-                i_x, o_n, o_row, o_col, o_y, o_x, g_n, g_row, g_col, g_y, g_x,
-                HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-                BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-                CROP: tl.constexpr, CROP_KEYS: tl.constexpr,
-                PRECISION: tl.constexpr):
+                i_x, o_n, o_row, o_col, o_y, o_x, HEAD_DIM: tl.constexpr,
+                BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
+                BLOCK_N: tl.constexpr, CROP: tl.constexpr,
+                CROP_KEYS: tl.constexpr, PRECISION: tl.constexpr):
     """A tile of one image's queries, for one head."""
     image, head, _, tile = _program(heads, 1, tl.cdiv(R * T, BLOCK_M))
     channel = tl.arange(0, BLOCK_D)
@@ -136,11 +134,10 @@ def map_forward(Q, K, V, BIAS, OUT, LSE, scale, heads, R, topk, T, SW, h, w,
 def map_backward_query(Q, K, V, BIAS, OUT, DOUT, LSE, STATISTICS, DQ, scale,
                        heads, R, topk, T, SW, h, w, by_T, by_SW, by_w, valid_h,
                        valid_w, i_n, i_row, i_col, i_y, i_x, o_n, o_row, o_col,
-                       o_y, o_x, g_n, g_row, g_col, g_y, g_x,
-                       HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+                       o_y, o_x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
                        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
                        CROP: tl.constexpr, CROP_KEYS: tl.constexpr,
-                       PRECISION: tl.constexpr):
+                       PRECISION: tl.constexpr, LIKE_INPUT: tl.constexpr):
     """dQ of a tile of one image's queries, and STATISTICS of them."""
     image, head, _, tile = _program(heads, 1, tl.cdiv(R * T, BLOCK_M))
     channel = tl.arange(0, BLOCK_D)
@@ -148,15 +145,15 @@ def map_backward_query(Q, K, V, BIAS, OUT, DOUT, LSE, STATISTICS, DQ, scale,
     K += image * i_n + head * HEAD_DIM
     V += image * i_n + head * HEAD_DIM
     to_head = image * o_n + head * HEAD_DIM
-    to_gradient = image * g_n + head * HEAD_DIM
+    to_inputs = image * i_n + head * HEAD_DIM
 
     row, token, region, on_map, queries = _places(tile * BLOCK_M, R, T, by_T,
                                                   SW, by_SW, h, w, by_w,
                                                   valid_h, valid_w, BLOCK_M,
                                                   CROP)
-    q = _load(
-        Q, _offset(token, region, SW, by_SW, w, by_w, i_row, i_col, i_y, i_x),
-        queries, channel, HEAD_DIM)
+    offset_of_q = _offset(token, region, SW, by_SW, w, by_w, i_row, i_col, i_y,
+                          i_x)
+    q = _load(Q, offset_of_q, queries, channel, HEAD_DIM)
     row_offset = _offset(token, region, SW, by_SW, w, by_w, o_row, o_col, o_y,
                          o_x)
     dout = _load(DOUT + to_head, row_offset, queries, channel, HEAD_DIM)
@@ -185,24 +182,26 @@ def map_backward_query(Q, K, V, BIAS, OUT, DOUT, LSE, STATISTICS, DQ, scale,
         dweight = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
         dscore = weight * (dweight - delta[:, None])
         dq += tl.dot(dscore.to(k.dtype), k, input_precision=PRECISION)
-    _store(DQ + to_gradient,
-           _offset(token, region, SW, by_SW, w, by_w, g_row, g_col, g_y, g_x),
-           on_map, channel, dq * (scale * LN_2), HEAD_DIM)
+    dq *= scale * LN_2
+    if LIKE_INPUT:
+        _store(DQ + to_inputs, offset_of_q, on_map, channel, dq, HEAD_DIM)
+    else:
+        _store(DQ + to_head, row_offset, on_map, channel, dq, HEAD_DIM)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def map_backward_key(Q, K, V, BIAS, DOUT, STATISTICS, DK, DV, scale, heads, R,
                      topk, T, SW, h, w, by_T, by_SW, by_w, valid_h, valid_w,
                      i_n, i_row, i_col, i_y, i_x, o_n, o_row, o_col, o_y, o_x,
-                     g_n, g_row, g_col, g_y, g_x, HEAD_DIM: tl.constexpr,
-                     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
-                     BLOCK_N: tl.constexpr, CROP: tl.constexpr,
-                     CROP_KEYS: tl.constexpr, PRECISION: tl.constexpr):
+                     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+                     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+                     CROP: tl.constexpr, CROP_KEYS: tl.constexpr,
+                     PRECISION: tl.constexpr, LIKE_INPUT: tl.constexpr):
     """dK and dV of a tile of one image's keys, from all its queries."""
     image, head, _, tile = _program(heads, 1, tl.cdiv(R * T, BLOCK_N))
     channel = tl.arange(0, BLOCK_D)
     to_head = image * o_n + head * HEAD_DIM
-    to_gradient = image * g_n + head * HEAD_DIM
+    to_inputs = image * i_n + head * HEAD_DIM
     Q += image * i_n + head * HEAD_DIM
     K += image * i_n + head * HEAD_DIM
     V += image * i_n + head * HEAD_DIM
@@ -245,8 +244,11 @@ def map_backward_key(Q, K, V, BIAS, DOUT, STATISTICS, DK, DV, scale, heads, R,
         dscore = weight * (dweight - delta[None, :])
         dk += tl.dot(dscore.to(q.dtype), q, input_precision=PRECISION)
 
-    offset = _offset(token, region, SW, by_SW, w, by_w, g_row, g_col, g_y, g_x)
+    if not LIKE_INPUT:
+        to_inputs = to_head
+        offset = _offset(token, region, SW, by_SW, w, by_w, o_row, o_col, o_y,
+                         o_x)
     dk = tl.where(keys[:, None], dk * (scale * LN_2), 0.)
     dv = tl.where(keys[:, None], dv, 0.)
-    _store(DK + to_gradient, offset, on_map, channel, dk, HEAD_DIM)
-    _store(DV + to_gradient, offset, on_map, channel, dv, HEAD_DIM)
+    _store(DK + to_inputs, offset, on_map, channel, dk, HEAD_DIM)
+    _store(DV + to_inputs, offset, on_map, channel, dv, HEAD_DIM)

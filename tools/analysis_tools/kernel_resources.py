@@ -172,6 +172,7 @@ def _of_attention(case: Case) -> Tuple[Any, Dict, Dict]:
         BLOCK_D=case.block_d,
         BLOCK_K=16,
         OF_KEYS=False,
+        LIKE_INPUT=True,
         PRECISION='tf32' if case.precision == 'tf32' else 'ieee',
         **VARIANTS[case.variant])
     constants['HEAD_DIM'] = case.block_d * constants.pop('of_block') // 4
