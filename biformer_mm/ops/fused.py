@@ -20,7 +20,7 @@ _HAS_TRITON = find_spec('triton') is not None
 
 
 def unsupported_reason(x: Tensor) -> Optional[str]:
-    """Why the kernels must not serve a map; None where they may."""
+    """Say why the kernels cannot serve a map; None if they can."""
     if not x.is_cuda:  # first, as every layer on a CPU asks
         return f'its kernels run on GPUs, not on {x.device.type}'
     if not _HAS_TRITON:
@@ -34,8 +34,8 @@ def unsupported_reason(x: Tensor) -> Optional[str]:
 
 
 def norm_reason(x: Tensor, *others: Tensor) -> Optional[str]:
-    """Why LayerNorm must not be fused, of a map or of its sum with another;
-    None where it may."""
+    """Say why LayerNorm of a map, or of its sum with others, cannot be
+    fused; None if it can."""
     if not x.is_cuda:
         return f'its kernels run on GPUs, not on {x.device.type}'
     if is_compiling():
@@ -48,14 +48,14 @@ def norm_reason(x: Tensor, *others: Tensor) -> Optional[str]:
 
 
 def depthwise_reason(x: Tensor, added: Tensor) -> Optional[str]:
-    """Why a convolution must not be fused with a sum; None where it may."""
+    """Say why :func:`add_depthwise` cannot serve; None if it can."""
     if x.is_cuda and x.dtype != added.dtype:
         return 'the summands differ in dtype'
     return unsupported_reason(x)
 
 
 def routing_reason(query: Tensor, key: Tensor) -> Optional[str]:
-    """Why routing must not be fused; None where it may."""
+    """Say why :func:`routing` cannot serve; None if it can."""
     if query.shape[1] * query.shape[2] > MAX_REGIONS:
         return f'its kernels take up to {MAX_REGIONS} regions'
     if query.dtype != key.dtype:
@@ -64,14 +64,14 @@ def routing_reason(query: Tensor, key: Tensor) -> Optional[str]:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """(..., C) -> (..., C) in the dtype of ``x``."""
+    """Normalise over the channels: (..., C) -> (..., C), in x's dtype."""
     from . import triton_layer_norm
     return triton_layer_norm.layer_norm(x, weight, bias, eps)[0]
 
 
 def add_layer_norm(x: Tensor, added: Tensor, weight: Tensor, bias: Tensor,
                    eps: float) -> Tuple[Tensor, Tensor]:
-    """The sum of two maps, and the normalised sum."""
+    """Return the sum of two maps and the normalised sum, (..., C) each."""
     from . import triton_layer_norm
     return triton_layer_norm.add_layer_norm(x, added, weight, bias, eps)[:2]
 
@@ -87,7 +87,7 @@ def attention_with_lce(qkv: Tensor, weight: Tensor, bias: Tensor,
                        region_index: Tensor, num_regions: int, num_heads: int,
                        scale: float, height: int, width: int,
                        masked: bool) -> Tensor:
-    """Routed attention and local context enhancement of its values."""
+    """Attend to routed regions and add LCE: see :mod:`.block_reference`."""
     from . import triton_lce
     return triton_lce.attention_with_lce(qkv, weight, bias, region_index,
                                          num_regions, num_heads, scale, height,
@@ -96,7 +96,7 @@ def attention_with_lce(qkv: Tensor, weight: Tensor, bias: Tensor,
 
 def routing(query: Tensor, key: Tensor, topk: int,
             valid_size: Optional[Tuple[int, int]]) -> Tensor:
-    """The best k regions of each: (N, S*S, k). Of equal ones the lower number
-    comes first."""
+    """Choose the best k regions of each: (N, S*S, k). Of equal ones the lower
+    number comes first."""
     from . import triton_routing
     return triton_routing.routing(query, key, topk, *(valid_size or (0, 0)))

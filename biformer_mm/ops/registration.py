@@ -28,8 +28,8 @@ def register(
 
     Args:
         name: Name of the op; ``<name>_backward`` is its gradient's.
-        forward: Takes tensors, then settings that are none; returns a tensor
-            or a tuple of them.
+        forward: Takes tensors, then other settings; returns a tensor or a
+            tuple of tensors.
         backward: Takes the gradients of the results, what is kept, and the
             settings; returns a tuple of gradients.
         outputs: Takes what ``forward`` does; returns its outputs unfilled.

@@ -11,7 +11,7 @@ from .tracing import holds_values
 
 
 def unsupported_reason(x: Tensor) -> Optional[str]:
-    """Why the kernels cannot serve a tensor; None where they can."""
+    """Say why the kernels cannot serve a tensor; None if they can."""
     reason = triton.unsuitable(x.device)
     if reason:
         return reason
@@ -46,8 +46,8 @@ def _fault(device: torch.device, dtype: torch.dtype,
 
 
 def first_error(device: torch.device, dtype: torch.dtype) -> Optional[str]:
-    """What is wrong with the first op that is not right on a small problem;
-    None where all are."""
+    """Run each op on a small problem and say what is wrong with the first
+    that fails; None if all pass."""
     from . import fused
 
     random = torch.Generator().manual_seed(0)
@@ -94,8 +94,13 @@ def first_error(device: torch.device, dtype: torch.dtype) -> Optional[str]:
 def errors(op: Callable, reference: Callable, tensors: Sequence[Tensor],
            settings: Sequence, device: torch.device,
            dtype: torch.dtype) -> Sequence[float]:
-    """Relative errors of an op's results and gradients against a reference in
-    fp64. Maps are in ``dtype``, weights in fp32 as under autocast."""
+    """Compare an op's results and gradients with a reference in fp64.
+
+    Maps are in ``dtype``, weights in fp32, as under autocast.
+
+    Returns:
+        Relative errors, of the results and then of the gradients.
+    """
 
     def of_maps(x: Tensor) -> Tensor:
         floating = x.is_floating_point() and x.dim() == 4 and x.shape[1] > 1

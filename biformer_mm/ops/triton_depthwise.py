@@ -28,7 +28,7 @@ def convolve(X, WEIGHT, BIAS, ADDED, OUT, C, height, width, out_height,
              out_width, x_n, x_y, x_x, a_n, a_y, a_x, o_n, o_y, o_x,
              SIZE: tl.constexpr, FLIP: tl.constexpr, ADD_BIAS: tl.constexpr,
              ADD: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Part of a row of one image's result, for some of the channels.
+    """Convolve part of a row of one image, for some of the channels.
 
     FLIP turns the kernel by half a turn: the gradient of the map.
     """
@@ -78,7 +78,7 @@ def convolve_weight(X, DOUT, PARTIAL, N, C, height, width, out_height,
                     out_width, x_n, x_y, x_x, o_n, o_y, o_x,
                     SIZE: tl.constexpr, BLOCK_W: tl.constexpr,
                     BLOCK_C: tl.constexpr, TAPS: tl.constexpr):
-    """Gradients of weight and bias from every so-manieth row of all images.
+    """Compute the gradients of weight and bias from some rows of all images.
 
     PARTIAL is (parts, C, TAPS): a kernel's K*K elements, then the bias's.
     """
@@ -156,7 +156,7 @@ def run(x: Tensor,
 
 def weight_gradients(dout: Tensor, x: Tensor,
                      weight: Tensor) -> Tuple[Tensor, Tensor]:
-    """Of weight and bias, in the weight's dtype."""
+    """Compute the gradients of weight and bias, in the weight's dtype."""
     n, height, width, channels = dout.shape
     size = weight.shape[-1]
     taps = triton.next_power_of_2(size**2 + 1)
@@ -187,7 +187,7 @@ def weight_gradients(dout: Tensor, x: Tensor,
 
 
 def readable(x: Tensor) -> Tensor:
-    """The same with channels side by side."""
+    """Return the map with its channels side by side."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 

@@ -23,7 +23,7 @@ MAX_PROGRAMS = 512
 
 @triton.jit
 def _load(X, row, M, C, channel):
-    """Whole tokens in fp32, zero where there is none: (tokens, channels)."""
+    """Load whole tokens in fp32, zero where there are none: (tokens, C)."""
     return tl.load(
         X + row.to(tl.int64)[:, None] * C + channel[None, :],
         mask=(row < M)[:, None] & (channel < C)[None, :],
@@ -70,8 +70,11 @@ def norm_forward(X, ADDED, WEIGHT, BIAS, SUM, OUT, STATISTICS, eps, M, C,
 def norm_backward(X, WEIGHT, STATISTICS, DOUT, DSUM, DX, PARTIAL, M, C,
                   ADD: tl.constexpr, BLOCK_M: tl.constexpr,
                   BLOCK_C: tl.constexpr):
-    """dX of every so-manieth tile, and in PARTIAL, (programs, 2, C), these
-    tiles' part of the gradients of weight and bias."""
+    """Compute dX of each tile whose number is this program's modulo their
+    count, and these tiles' part of the gradients of weight and bias.
+
+    PARTIAL is (programs, 2, C).
+    """
     channel = tl.arange(0, BLOCK_C)
     there = channel < C
     weight = tl.load(WEIGHT + channel, mask=there, other=0.).to(tl.float32)
@@ -104,7 +107,7 @@ def norm_backward(X, WEIGHT, STATISTICS, DOUT, DSUM, DX, PARTIAL, M, C,
 
 
 def _tile(channels: int) -> dict:
-    """A tile of some 2,000 elements, at 16 a thread."""
+    """Choose a tile of some 2,000 elements, at 16 a thread."""
     block = triton.next_power_of_2(channels)
     return dict(
         BLOCK_C=block,
@@ -198,7 +201,7 @@ def _add_forward(x: Tensor, added: Tensor, weight: Tensor, bias: Tensor,
 def _add_backward(dtotal: Tensor, dout: Tensor, weight: Tensor, bias: Tensor,
                   total: Tensor, statistics: Tensor,
                   eps: float) -> Tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the sum, which are both summands', of weight and bias."""
+    """Return the gradients of the sum (both summands'), weight and bias."""
     return _gradients_of(dout.contiguous(), dtotal.contiguous(), total, weight,
                          statistics, True)
 

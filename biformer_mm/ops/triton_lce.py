@@ -20,7 +20,7 @@ from .registration import register
 def _forward(qkv: Tensor, weight: Tensor, bias: Tensor, region_index: Tensor,
              num_regions: int, num_heads: int, scale: float, height: int,
              width: int, masked: bool) -> Tuple[Tensor, Tensor, Tensor]:
-    """The result, the attention's output and its log-sum-exp."""
+    """Return the result, the attention's output and its log-sum-exp."""
     triton_block.refuse_faulty(qkv)
     qkv = qkv.contiguous()
     out, lse = triton.checked_forward(
@@ -37,7 +37,7 @@ def _backward(dout: Tensor, qkv: Tensor, weight: Tensor, bias: Tensor,
               region_index: Tensor, out: Tensor, lse: Tensor, num_regions: int,
               num_heads: int, scale: float, height: int, width: int,
               masked: bool) -> Tuple[Tensor, Tensor, Tensor]:
-    """Gradients of qkv, weight and bias."""
+    """Return the gradients of qkv, weight and bias."""
     qkv, dout = qkv.contiguous(), dout.contiguous()
     of_attention = dout
     if qkv.shape[1:3] != dout.shape[1:3]:
@@ -57,7 +57,7 @@ def _backward(dout: Tensor, qkv: Tensor, weight: Tensor, bias: Tensor,
 
 
 def _thirds(qkv: Tensor, num_regions: int) -> Tuple[Tensor, ...]:
-    """Queries, keys and values by region, (N, S, S, h, w, C) each."""
+    """Cut into queries, keys and values, (N, S, S, h, w, C) each."""
     return tuple(partition(x, num_regions) for x in qkv.chunk(3, dim=-1))
 
 
@@ -67,7 +67,7 @@ def _values(qkv: Tensor) -> Tensor:
 
 def _settings(qkv: Tensor, num_heads: int, scale: float, height: int,
               width: int, masked: bool) -> Tuple:
-    """What the attention's kernels are told of heads and padding."""
+    """Return the attention's settings, of heads and padding."""
     padded = qkv.shape[1:3] != (height, width)
     valid_size = (height, width) if padded else (0, 0)
     return num_heads, scale, *valid_size, not masked

@@ -127,8 +127,8 @@ CASES = [
 
 @pytest.mark.parametrize('arch, num_regions, size, most, options', CASES)
 def test_kernels_of_a_block(arch, num_regions, size, most, options, gpu):
-    """20, and one for the position convolution and three for padding: of
-    these, 10 are products and casts of their weights to half precision."""
+    """20, and one for the position convolution and three for padding. Twelve
+    are products and the casts of their weights and biases."""
     blocks = trace_blocks(arch, num_regions, size, **options)
     assert max(map(kernels, blocks)) <= most
 
