@@ -286,9 +286,8 @@ def main(argv: Sequence[str]) -> int:
         choices=(*VARIANTS, BLOCK),
         default=[*VARIANTS, BLOCK],
         metavar='NAME',
-        help=
-        f'variants of each kernel, of {", ".join(map(repr, (*VARIANTS, BLOCK)))} '
-        '(default: all)')
+        help='variants of each kernel, of '
+        f'{", ".join(map(repr, (*VARIANTS, BLOCK)))} (default: all)')
     parser.add_argument(
         '--products',
         nargs='+',
