@@ -17,6 +17,10 @@ from .tracing import is_compiling, is_for_others
 # Programs of the kernels hold whole tokens and whole rows of affinities.
 MAX_CHANNELS, MAX_REGIONS = 4096, 512
 _HAS_TRITON = find_spec('triton') is not None
+if _HAS_TRITON:
+    # At once: a FLOP counter knows the ops that are registered before it.
+    from . import (triton_block, triton_depthwise, triton_layer_norm,
+                   triton_lce, triton_routing)
 
 
 def unsupported_reason(x: Tensor) -> Optional[str]:
@@ -29,7 +33,6 @@ def unsupported_reason(x: Tensor) -> Optional[str]:
         return "an exported graph is to have none but PyTorch's ops"
     if default_backend() not in ('auto', 'triton'):
         return f'the backend {default_backend()!r} was chosen'
-    from . import triton_block
     return triton_block.unsupported_reason(x)
 
 
@@ -65,21 +68,18 @@ def routing_reason(query: Tensor, key: Tensor) -> Optional[str]:
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise over the channels: (..., C) -> (..., C), in x's dtype."""
-    from . import triton_layer_norm
     return triton_layer_norm.layer_norm(x, weight, bias, eps)[0]
 
 
 def add_layer_norm(x: Tensor, added: Tensor, weight: Tensor, bias: Tensor,
                    eps: float) -> Tuple[Tensor, Tensor]:
     """Return the sum of two maps and the normalised sum, (..., C) each."""
-    from . import triton_layer_norm
     return triton_layer_norm.add_layer_norm(x, added, weight, bias, eps)[:2]
 
 
 def add_depthwise(x: Tensor, weight: Tensor, bias: Tensor,
                   added: Tensor) -> Tensor:
     """Add a depth-wise convolution of a map to another map, both NHWC."""
-    from . import triton_depthwise
     return triton_depthwise.add_depthwise(x, weight, bias, added)
 
 
@@ -88,7 +88,6 @@ def attention_with_lce(qkv: Tensor, weight: Tensor, bias: Tensor,
                        scale: float, height: int, width: int,
                        masked: bool) -> Tensor:
     """Attend to routed regions and add LCE: see :mod:`.block_reference`."""
-    from . import triton_lce
     return triton_lce.attention_with_lce(qkv, weight, bias, region_index,
                                          num_regions, num_heads, scale, height,
                                          width, masked)[0]
@@ -98,5 +97,4 @@ def routing(query: Tensor, key: Tensor, topk: int,
             valid_size: Optional[Tuple[int, int]]) -> Tensor:
     """Choose the best k regions of each: (N, S*S, k). Of equal ones the lower
     number comes first."""
-    from . import triton_routing
     return triton_routing.routing(query, key, topk, *(valid_size or (0, 0)))

@@ -99,15 +99,25 @@ def _multiplications(qkv: flops.Shape, region_index: flops.Shape,
         (n, s, s, rows // s, columns // s, channels // 3), region_index)
 
 
+def _lce_flops(qkv: flops.Shape, weight: flops.Shape, height: int, width: int,
+               masked: bool) -> int:
+    """With the margin that other backends convolve and crop."""
+    n, rows, columns, channels = qkv
+    margin = 0 if masked else weight[-1] // 2
+    seen = min(rows, height + margin), min(columns, width + margin)
+    return flops.depthwise((n, *seen, channels // 3), weight)
+
+
 def _count(qkv, weight, bias, region_index, num_regions, num_heads, scale,
-           height, width, *_, **__) -> int:
-    lce = flops.depthwise((qkv[0], height, width, qkv[3] // 3), weight)
+           height, width, masked, **_) -> int:
+    lce = _lce_flops(qkv, weight, height, width, masked)
     return 2 * 2 * _multiplications(qkv, region_index, num_regions) + lce
 
 
 def _count_backward(dout, qkv, weight, bias, region_index, out, lse,
-                    num_regions, *_, **__) -> int:
-    lce = 2 * flops.depthwise(dout, weight)
+                    num_regions, num_heads, scale, height, width, masked,
+                    **_) -> int:
+    lce = 2 * _lce_flops(qkv, weight, height, width, masked)
     return 5 * 2 * _multiplications(qkv, region_index, num_regions) + lce
 
 

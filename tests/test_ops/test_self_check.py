@@ -27,12 +27,12 @@ BREAKS = {
     'padding attended to':
     ('if CROP_KEYS:\n            keys &= _valid(token',
      'if False:\n            keys &= _valid(token', 'o is off', 3),
-    'dq': ('dq * (scale * LN_2)', 'dq * scale', 'dq is off', 1),
+    'dq': ('dq *= scale * LN_2', 'dq *= scale', 'dq is off', 1),
     'dk': ('dk * (scale * LN_2)', 'dk * scale', 'dk is off', 1),
     'dv':
     ('dv = tl.where(keys[:, None], dv, 0.)', 'dv = dv * 1.1', 'dv is off', 1),
     'does not compile':
-    ('dq * (scale * LN_2)', 'dq * no_such_name', 'no_such_name', 1),
+    ('dq *= scale * LN_2', 'dq *= no_such_name', 'no_such_name', 1),
     'times routed': ('score += bias', 'score += 0.9 * bias', 'o is off', 4),
 }
 
