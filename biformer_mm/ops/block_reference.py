@@ -32,16 +32,14 @@ def add_depthwise(x: Tensor, weight: Tensor, bias: Tensor,
         x: (N, H', W', C); it is zero beyond.
         weight: (C, 1, K, K), K odd.
         bias: (C).
-        added: (N, H, W, C), with H and W up to K//2 less than those of ``x``,
-            or more.
+        added: (N, H, W, C), no larger than ``x``.
 
     Returns:
         (N, H, W, C).
     """
     height, width = added.shape[1:3]
-    beyond = (0, max(width - x.shape[2], 0), 0, max(height - x.shape[1], 0))
     out = F.conv2d(
-        F.pad(x.permute(0, 3, 1, 2), beyond),
+        x.permute(0, 3, 1, 2),
         weight,
         bias,
         padding=weight.shape[-1] // 2,

@@ -39,8 +39,6 @@ def unsupported_reason(x: Tensor) -> Optional[str]:
 def norm_reason(x: Tensor, *others: Tensor) -> Optional[str]:
     """Say why LayerNorm of a map, or of its sum with others, cannot be
     fused; None if it can."""
-    if not x.is_cuda:
-        return f'its kernels run on GPUs, not on {x.device.type}'
     if is_compiling():
         return 'the compiler fuses it with what is around it'
     if any(y.shape != x.shape or y.dtype != x.dtype for y in others):

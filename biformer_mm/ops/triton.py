@@ -163,8 +163,6 @@ def _backward(dout: Tensor, query: Tensor, key: Tensor, value: Tensor,
               scale: float, valid_h: int, valid_w: int,
               attend_padding: bool) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
-    if dout.stride() != out.stride():
-        dout = torch.empty_like(out).copy_(dout)
     grads = _gradients(dout, query, key, value, region_index, out)
     query, key, value = _laid_alike(query, key, value)
     fill_gradients(grads, dout, query, key, value, region_index, out, lse,
@@ -177,9 +175,11 @@ def fill_gradients(grads: Sequence[Tensor], dout: Tensor, query: Tensor,
                    out: Tensor, lse: Tensor, *settings) -> None:
     """Write the gradients of query, key and value where they are to lie.
 
-    Query, key and value are laid out alike, as are ``dout`` and ``out``, and
-    the gradients like either of them; channels lie side by side.
+    Query, key and value are laid out alike, and the gradients like them or
+    like ``out``; channels lie side by side.
     """
+    if dout.stride() != out.stride():
+        dout = torch.empty_like(out).copy_(dout)
     region_index = region_index.contiguous()
     statistics = lse.new_empty((*lse.shape, 2))
     dquery, dkey, dvalue = grads
