@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from biformer_mm.engine.compiling import CompileBlocksHook, set_compile
+from biformer_mm.engine.nonfinite import find_origin
 from biformer_mm.engine.runner import guarded
 from biformer_mm.errors import UsageError
 from biformer_mm.models import BiFormer
@@ -138,3 +139,17 @@ def test_an_older_pytorch_is_refused(monkeypatch):
             match="^compile='blocks': .* needs PyTorch 2.6 or later; got "
             '2.5.1$'):
         CompileBlocksHook().before_run(runner_of(BackboneModel()))
+
+
+@pytest.mark.skipif(
+    torch.__version__ < (2, 6), reason='PyTorch before 2.6')
+def test_source_of_a_nan_in_a_compiled_block():
+    """Hooks come after the graph, which knows none."""
+    model = BackboneModel()
+    batch = dict(inputs=[torch.rand(3, 32, 32)], data_samples=None)
+    torch._dynamo.reset()
+    model.backbone.compile_blocks(backend='eager')
+    model(batch['inputs'])
+    block = model.backbone.stages[0][1]
+    nn.init.constant_(block.attn.proj.weight, float('nan'))
+    assert 'backbone.stages.0.1.attn.proj' in find_origin(model, batch)
