@@ -1,4 +1,5 @@
-"""BiFormer for OpenMMLab: importing this registers the backbone.
+"""BiFormer for OpenMMLab: importing this registers the models, and changes
+nothing else; see :func:`biformer_mm.utils.register_all_modules` for the rest.
 
 The ops work without MMEngine, so ``import biformer_mm.ops`` needs torch alone.
 """
@@ -9,15 +10,8 @@ from .version import __version__
 if find_spec('mmengine'):
     from .compatibility import check_packages
     check_packages()  # first: what follows may fail with another version
+    from . import visualization  # noqa: F401  (registers its hook)
 
-    from . import models, visualization  # noqa: F401
-    from .analysis import register_flop_handles
-    from .engine import (compiling, hang, nonfinite, preemption,  # noqa: F401
-                         saving, seeding)
-    from .engine.packages import find_mmseg_configs, find_own_configs
+from .models import BiFormer, BiLevelRoutingAttention  # noqa: E402
 
-    register_flop_handles()
-    find_mmseg_configs()
-    find_own_configs()
-
-__all__ = ['__version__']
+__all__ = ['BiFormer', 'BiLevelRoutingAttention', '__version__']

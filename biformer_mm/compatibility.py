@@ -5,6 +5,7 @@ where an unsuitable one would fail first.
 """
 import re
 import runpy
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Dict, NamedTuple, Optional, Tuple
@@ -28,19 +29,24 @@ SUPPORTED: Dict[str, Supported] = {
 
 
 def check_packages() -> None:
-    """Refuses packages of other versions; one may be missing.
+    """Check the versions of installed packages; any may be missing.
+
+    A framework out of its range is a warning, as it may not be used.
 
     Raises:
-        ImportError: An installed package is out of its range.
+        ImportError: torch or mmengine is out of its range.
     """
     for module, (lower, upper, distributions) in SUPPORTED.items():
         version = installed_version(module)
         if version and not (_numbers(lower) <= _numbers(version) <
                             _numbers(upper)):
-            raise ImportError(
+            text = (
                 f'biformer_mm works with {module}>={lower},<{upper}, found '
                 f'{module} {version}: install {distributions} in that range '
                 "(README, 'Versions', has sets that fit together)")
+            if module in ('torch', 'mmengine'):
+                raise ImportError(text)
+            warnings.warn(text)
 
 
 def installed_version(module: str) -> Optional[str]:

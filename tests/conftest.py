@@ -1,6 +1,7 @@
 import os
 import shutil
 import time
+from importlib.util import find_spec
 
 import known_skips
 import pytest
@@ -11,6 +12,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 # Its telemetry begins when it is imported.
 os.environ['ORT_DISABLE_TELEMETRY'] = '1'
+if find_spec('mmengine'):  # as the tools do
+    from biformer_mm.utils import register_all_modules
+    register_all_modules()
 LEFT_OUT = pytest.StashKey()  # names of tests
 
 

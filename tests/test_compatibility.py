@@ -40,6 +40,15 @@ def read_pins(name):
     ('torch', '2.0.1+cu118', '>=2.1,<3'),
     ('mmengine', '0.9.1', '>=0.10,<1'),
     ('mmengine', '1.0', '>=0.10,<1'),
+])
+def test_refused(install, module, version, supported):
+    install(module, version)
+    with pytest.raises(ImportError) as caught:
+        check_packages()
+    assert_names(str(caught.value), module, version, supported)
+
+
+@pytest.mark.parametrize('module, version, supported', [
     ('mmcv', '1.7.2', '>=2.0.1,<3'),
     ('mmcv', '2.0.0rc4', '>=2.0.1,<3'),
     ('mmcv', '3.0.0rc1', '>=2.0.1,<3'),
@@ -48,11 +57,16 @@ def read_pins(name):
     ('mmseg', '0.30.0', '>=1.2,<2'),
     ('mmpretrain', '1.1.1', '>=1.2,<2'),
 ])
-def test_refused(install, module, version, supported):
+def test_warned_of(install, module, version, supported):
+    """A framework that is installed need not be used."""
     install(module, version)
-    with pytest.raises(ImportError) as caught:
+    with pytest.warns(UserWarning, match='biformer_mm works with') as caught:
         check_packages()
-    message = str(caught.value)
+    warning, = caught
+    assert_names(str(warning.message), module, version, supported)
+
+
+def assert_names(message, module, version, supported):
     assert message.startswith(f'biformer_mm works with {module}{supported}, '
                               f'found {module} {version}: install ')
     assert SUPPORTED[module].distributions in message and '\n' not in message
@@ -110,12 +124,12 @@ def run(folder, code):
 class TestImport:
 
     def test_is_refused(self, tmp_path):
-        write_package(tmp_path, 'mmseg', '0.30.0')
+        write_package(tmp_path, 'mmengine', '0.9.1')
         result = run(tmp_path, 'import biformer_mm')
         assert result.returncode == 1
         assert result.stderr.splitlines()[-1].startswith(
-            'ImportError: biformer_mm works with mmseg>=1.2,<2, found mmseg '
-            '0.30.0: install mmsegmentation or onedl-mmsegmentation')
+            'ImportError: biformer_mm works with mmengine>=0.10,<1, found '
+            'mmengine 0.9.1: install mmengine or onedl-mmengine')
 
     def test_imports_no_framework(self, tmp_path):
         for module in FRAMEWORKS:

@@ -14,6 +14,7 @@ from mmengine.runner.checkpoint import (_get_mmengine_home,
                                         get_external_models, get_mmcls_models,
                                         get_torchvision_models)
 
+from biformer_mm.config_types import bare_type_name, is_pretrained
 from .files import local_path
 from .reading import CheckpointError, read_checkpoint, split_weights
 from .statistics import restore_statistics
@@ -127,9 +128,8 @@ def _trust_backbones(node: Any) -> None:
     """Have each BiFormer of a config trust its pretrained checkpoint."""
     if isinstance(node, dict):
         init_cfg = node.get('init_cfg')
-        if isinstance(init_cfg,
-                      dict) and (str(node.get('type')).endswith('BiFormer')
-                                 and init_cfg.get('type') == 'Pretrained'):
+        if (isinstance(init_cfg, dict) and bare_type_name(node) == 'BiFormer'
+                and is_pretrained(init_cfg)):
             init_cfg['trust'] = True
         node = list(node.values())
     if isinstance(node, (list, tuple)):

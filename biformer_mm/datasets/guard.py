@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, Optional, Set
 import numpy as np
 from mmengine.dataset import Compose
 
+from biformer_mm.config_types import type_name
 from biformer_mm.errors import UsageError, describe
 from .checks.coco_objects import FARTHEST, are_near
 from .checks.segmentation import ignored_labels
@@ -49,7 +50,7 @@ def _sources(dataset: Any) -> str:
     if not isinstance(dataset, dict):
         return type(dataset).__name__
     found = [
-        leaf.get('ann_file') or leaf.get('data_prefix') or leaf['type']
+        leaf.get('ann_file') or leaf.get('data_prefix') or type_name(leaf)
         for _, leaf in leaves('', dataset)
     ]
     roots = [leaf.get('data_root') or '' for _, leaf in leaves('', dataset)]

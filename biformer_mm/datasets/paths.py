@@ -1,8 +1,9 @@
 """Check what a config says of its data sets before anything is built."""
 import os
 import os.path as osp
-from typing import Any, Dict, Iterator, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterator, NamedTuple, Sequence, Tuple
 
+from biformer_mm.config_types import bare_type_name
 from biformer_mm.errors import UsageError, explained
 
 # Where the data sets of the recipes come from, by dataset type.
@@ -115,7 +116,7 @@ def _paths(cfg: Dict, splits: Sequence[str]) -> Iterator[DataPath]:
     """Yield all paths of the data sets and their evaluators."""
     for split in splits:
         for option, dataset in _leaves_of(cfg, [split]):
-            kind = _type_name(dataset['type'])
+            kind = bare_type_name(dict(type=dataset['type']))
             root = dataset.get('data_root') or ''
             if root:
                 yield DataPath(f'{option}.data_root', root, split, kind)
@@ -133,12 +134,6 @@ def _paths(cfg: Dict, splits: Sequence[str]) -> Iterator[DataPath]:
             if evaluator.get('ann_file'):
                 yield DataPath(f'{split}_evaluator.ann_file',
                                evaluator['ann_file'], split, '')
-
-
-def _type_name(kind: Any) -> str:
-    """Name of a type, which pure Python configs give as a class."""
-    name = kind if isinstance(kind, str) else kind.__name__
-    return name.rpartition('.')[2]
 
 
 def leaves(option: str, dataset: Dict) -> Iterator[Tuple[str, Dict]]:

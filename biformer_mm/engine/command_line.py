@@ -12,7 +12,9 @@ from typing import Any, Dict, Iterator, Optional
 import torch
 from mmengine.config import Config, DictAction
 
+from biformer_mm.config_types import framework_of
 from biformer_mm.errors import UsageError, explained
+from biformer_mm.utils import register_all_modules
 
 _SPLITS = ('train', 'val', 'test')
 _KINDS = {dict: 'a dict', list: 'a list', str: 'text', int: 'an integer'}
@@ -169,10 +171,13 @@ def _why_not_writable(path: str, folder: bool) -> Optional[str]:
 def read_config(path: str, options: Dict) -> Config:
     """Read a config and override fields of it.
 
+    MMEngine first gets to know all of biformer_mm, which the config may name.
+
     Raises:
         UsageError: The file does not exist, is of another kind or cannot be
             read, or a field cannot be overridden so.
     """
+    register_all_modules()
     if not osp.isfile(path):
         folder = Path(path).parent
         names = [p.name for p in folder.glob('*.py') if p.is_file()
@@ -197,6 +202,9 @@ def read_config(path: str, options: Dict) -> Config:
                          f'({type(error).__name__}: {error}); name fields '
                          'that it has, or new ones of its dicts') from error
     _check_fields(cfg)
+    framework = framework_of(cfg.get('model'))
+    if framework and cfg.get('default_scope') is None:
+        cfg.default_scope = framework  # pure-Python configs need none
     return cfg
 
 

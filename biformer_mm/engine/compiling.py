@@ -4,6 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from biformer_mm.config_types import bare_type_name
 from biformer_mm.errors import UsageError
 from biformer_mm.models import BiFormer
 
@@ -54,5 +55,5 @@ def set_compile(cfg: Config, asked: bool = False) -> None:
                          f"torch.compile's options; got {value!r}")
     cfg.pop('compile', None)
     hooks = cfg.get('custom_hooks') or []
-    if 'CompileBlocksHook' not in [hook.get('type') for hook in hooks]:
+    if 'CompileBlocksHook' not in map(bare_type_name, hooks):
         cfg.custom_hooks = [*hooks, dict(type='CompileBlocksHook')]

@@ -19,6 +19,7 @@ from torch import nn
 from torch.distributed import (destroy_process_group, init_process_group,
                                is_initialized)
 
+from biformer_mm.config_types import type_name
 from biformer_mm.errors import UsageError
 
 # By launcher: the variables of a process's rank, the number of processes and
@@ -106,11 +107,11 @@ def use_cpus(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False)))
     usual = 'MMDistributedDataParallel'
-    if wrapper.get('type', usual) == usual:
+    if (type_name(wrapper) or usual) == usual:
         wrapper['type'] = 'CPUDistributedDataParallel'
     cfg.model_wrapper_cfg = wrapper
     strategy = cfg.get('strategy')
-    if strategy and strategy.get('type') == 'DDPStrategy':
+    if type_name(strategy) == 'DDPStrategy':
         strategy.setdefault('model_wrapper', wrapper)
 
 
@@ -120,7 +121,7 @@ def check_strategy(cfg: Config) -> None:
     Raises:
         UsageError: It is not installed, or the run has no launcher.
     """
-    kind = (cfg.get('strategy') or {}).get('type')
+    kind = type_name(cfg.get('strategy'))
     if kind != 'DeepSpeedStrategy':
         return
     if find_spec('deepspeed') is None:

@@ -13,6 +13,7 @@ from mmengine.registry import DATASETS
 from mmengine.structures import PixelData
 from torch import nn
 
+from biformer_mm.config_types import type_name
 from biformer_mm.errors import UsageError, explained
 from .models import build_model
 
@@ -70,6 +71,10 @@ def build_predictor(cfg: Config,
         raise UsageError('the images are read as in testing, and the config '
                          f'{cfg.filename or ""} has no '
                          'test_dataloader.dataset.pipeline; set it')
+    # The frameworks look for transforms by their names.
+    dataset.pipeline = [
+        dict(step, type=type_name(step)) for step in dataset.pipeline
+    ]
     if not cfg.get('default_scope'):
         cfg.default_scope = _SCOPES[task]
     # Pictures go where the tool puts them, and to no tracker.
@@ -118,7 +123,7 @@ def class_names(
     dataset = cfg.test_dataloader.dataset
     for meta, source in ((dataset_meta, 'the checkpoint'),
                          (_metainfo(dataset, cfg.default_scope),
-                          f'{dataset.type} of the config')):
+                          f'{type_name(dataset)} of the config')):
         names = meta.get('classes')
         if isinstance(names, (list, tuple)) and len(names) == count:
             palette = meta.get('palette')

@@ -12,6 +12,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from biformer_mm.config_types import bare_type_name, type_name
 from biformer_mm.engine import distributed
 from biformer_mm.errors import UsageError, explained
 from .command_line import add_cfg_options, check_writable, read_config
@@ -118,10 +119,10 @@ def survive_interruptions(cfg: Config) -> None:
     if 'checkpoint' not in cfg.default_hooks:  # MMEngine would add it
         cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
     saving = cfg.default_hooks.checkpoint or {}
-    if saving.get('type') == 'CheckpointHook':
+    if type_name(saving) == 'CheckpointHook':
         saving.type = 'WholeCheckpointHook'
     hooks = cfg.get('custom_hooks') or []
-    given = {hook.get('type') for hook in hooks}
+    given = {bare_type_name(hook) for hook in hooks}
     cfg.custom_hooks = [
         *hooks,
         *(dict(type=name)
@@ -132,8 +133,8 @@ def survive_interruptions(cfg: Config) -> None:
     if 'type' not in loop and 'by_epoch' in loop:
         loop.type = ('EpochBasedTrainLoop'
                      if loop.pop('by_epoch') else 'IterBasedTrainLoop')
-    if loop.get('type') in _RESUMABLE:
-        loop.type = _RESUMABLE[loop.type]
+    if type_name(loop) in _RESUMABLE:
+        loop.type = _RESUMABLE[type_name(loop)]
 
 
 def set_amp(cfg: Config, dtype: Optional[str]) -> None:
@@ -158,7 +159,7 @@ def set_amp(cfg: Config, dtype: Optional[str]) -> None:
                 '--amp needs a GPU and none is visible; leave it out to train '
                 'in fp32')
         wrapper.type, wrapper.dtype = 'AmpOptimWrapper', dtype
-    elif wrapper.get('type') == 'AmpOptimWrapper' and (
+    elif type_name(wrapper) == 'AmpOptimWrapper' and (
             not torch.cuda.is_available()):
         print_log('No GPU: training in fp32 instead of mixed precision.')
         wrapper.type = 'OptimWrapper'

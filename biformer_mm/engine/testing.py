@@ -8,6 +8,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
+from biformer_mm.config_types import type_name
 from biformer_mm.errors import UsageError
 
 _TTA_MODELS = {
@@ -76,7 +77,8 @@ def _finds_masks(model: Any) -> bool:
         if model.get('mask_head') or model.get('panoptic_head'):
             return True
         # RTMDet's heads for instances are in the place of its box head.
-        if 'Ins' in str(model.get('type')) and 'Head' in str(model['type']):
+        name = type_name(model)
+        if 'Ins' in name and 'Head' in name:
             return True
         model = list(model.values())
     return isinstance(model, (list, tuple)) and any(map(_finds_masks, model))

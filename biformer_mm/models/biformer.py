@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from biformer_mm.config_types import is_pretrained
 from biformer_mm.ops.checks import flag, number, whole
 from .arch import ARCHS, STEMS, parse_arch, parse_num_regions, parse_outputs
 from .attention import PADDINGS, BiLevelRoutingAttention, FullAttention
@@ -183,7 +184,7 @@ class BiFormer(BaseModule):
             ValueError: A pretrained checkpoint does not fit; see
                 :func:`biformer_mm.checkpoint.load_pretrained`.
         """
-        if (self.init_cfg or {}).get('type') != 'Pretrained':
+        if not is_pretrained(self.init_cfg):
             super().init_weights()
             return
         from biformer_mm.checkpoint import load_pretrained  # needs MMEngine

@@ -1,4 +1,6 @@
 """Whether a graph is being made, for whom, and whether tensors hold values."""
+from typing import Callable
+
 import torch
 from torch import Tensor
 
@@ -7,8 +9,16 @@ is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
 _ask = getattr(torch.compiler, 'is_exporting', lambda: False)
 
 
+def constant(function: Callable) -> Callable:
+    """Let torch.compile call a function, not look into it, as
+    ``torch.compiler.assume_constant_result`` does. That imports torch._dynamo,
+    which takes half a second and replaces ``torch.manual_seed``."""
+    function._dynamo_marked_constant = True
+    return function
+
+
 # torch.compile itself takes is_exporting() for True: it must not look inside.
-@torch.compiler.assume_constant_result
+@constant
 def _is_exporting() -> bool:
     return _ask()
 

@@ -15,7 +15,7 @@ from . import self_check
 from . import triton_kernels as kernels
 from . import triton_map
 from .registration import register
-from .tracing import holds_values
+from .tracing import constant, holds_values
 from .triton_routing import inverse
 from .triton_config import (MAX_HEAD_DIM, block_of, capability_of, choose,
                             choose_on_map, precision_of, sees_map)
@@ -81,7 +81,7 @@ def _fault_of(query: Tensor, num_heads: int) -> Optional[str]:
                   may_run)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _fault(device: torch.device, dtype: torch.dtype, head_dim: int,
            may_run: bool) -> Optional[str]:
     about = f'{dtype}, {precision_of(dtype)}, {block_of(head_dim)}'

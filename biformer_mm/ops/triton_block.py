@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import block_reference, self_check, triton
-from .tracing import holds_values
+from .tracing import constant, holds_values
 
 
 def unsupported_reason(x: Tensor) -> Optional[str]:
@@ -38,7 +38,7 @@ def _fault_of(x: Tensor) -> Optional[str]:
     return _fault(x.device, x.dtype, may_run)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _fault(device: torch.device, dtype: torch.dtype,
            may_run: bool) -> Optional[str]:
     return self_check.fault(device, f"block's, {dtype}",

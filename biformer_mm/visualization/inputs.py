@@ -8,6 +8,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+from biformer_mm.config_types import bare_type_name
 from biformer_mm.errors import UsageError, explained
 from biformer_mm.models.biformer import MIN_SIDE
 
@@ -107,7 +108,7 @@ def _build_pipeline(cfg: Config) -> Compose:
         dataset = dataset.dataset
     return Compose([
         deepcopy(step) for step in dataset.pipeline
-        if not step.type.rpartition('.')[2].startswith('Load')
+        if not bare_type_name(step).startswith('Load')
     ])
 
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator
 
 from mmengine.config import Config, ConfigDict
 
-import biformer_mm  # noqa: F401  # finds mmseg's configs
+from biformer_mm.utils import register_all_modules
 
 # Fields in pixels, or in boxes; numbers from 100 on are divided, to 64 at
 # least.
@@ -138,6 +138,7 @@ def main() -> None:
     base, path, data = sys.argv[1:]
     source = Path(path).with_name('recipe.py')
     source.write_text(f'_base_ = {base!r}\n')
+    register_all_modules()  # finds mmseg's configs
     cfg = Config.fromfile(source)
     shrink(cfg, data)
     cfg.biformer = dict(

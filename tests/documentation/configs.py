@@ -6,7 +6,7 @@ from documentation.sandbox import CONFIG, DEMO, make_own_data, substitute
 from mmengine.config import Config
 from tool_runner import ROOT
 
-import biformer_mm  # noqa: F401  (its configs are found by biformer_mm::)
+from biformer_mm.utils import register_all_modules
 
 # What a part of a config is put on top of, as the page says.
 BASES = {
@@ -30,6 +30,7 @@ def read_config(block: Block, folder: Path) -> Config:
     kind = '_demo' if CONFIG[''] in text else ''
     path = folder / f'printed{kind}.py'
     path.write_text(substitute(text, block.page))
+    register_all_modules()
     return Config.fromfile(path)
 
 

@@ -140,7 +140,8 @@ def test_prefix_and_hub(python, installed, name, tmp_path):
     (tmp_path / 'mine.py').write_text(f"_base_ = 'biformer_mm::{name}.py'")
     output = run(
         python,
-        '-c', 'import biformer_mm\n'
+        '-c', 'from biformer_mm.utils import register_all_modules\n'
+        'register_all_modules()\n'
         'from mmengine.config import Config\n'
         'from mmengine.hub import get_config, get_model\n'
         f'cfg = get_config("biformer_mm::{name}.py")\n'

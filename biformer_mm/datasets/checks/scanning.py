@@ -9,6 +9,7 @@ from typing import (Any, Callable, Dict, Iterator, List, NamedTuple, Sequence,
 import cv2
 from mmengine.registry import DATASETS, init_default_scope
 
+from biformer_mm.config_types import bare_type_name, type_name
 from biformer_mm.datasets.paths import leaves
 from biformer_mm.errors import UsageError, explained
 from .classification import read_classification
@@ -124,7 +125,7 @@ def build_lazily(option: str, leaf: Dict) -> Tuple[Any, str]:
         dataset = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True})
     except Exception as error:  # whatever it makes of its arguments
         raise UsageError(
-            f'{option}: {leaf["type"]} cannot be built: {error}; correct its '
+            f'{option}: {type_name(leaf)} cannot be built: {error}; correct its '
             'arguments') from error
     return dataset, _known_type(dataset, option)
 
@@ -143,8 +144,7 @@ def _known_type(dataset: Any, option: str) -> str:
 
 def _step(pipeline: Sequence[Dict], kind: str) -> Dict:
     for step in pipeline:
-        if isinstance(step, dict) and (str(step.get('type')).rpartition('.')[2]
-                                       == kind):
+        if isinstance(step, dict) and bare_type_name(step) == kind:
             return step
     return {}
 
