@@ -39,10 +39,11 @@ ARCHS = {
 
 def parse_arch(arch: Union[str, Dict],
                topks: Optional[Sequence[Optional[int]]] = None) -> Dict:
-    """The architecture of a name in :data:`ARCHS`, or of a dict like these.
+    """Return the architecture of a name in :data:`ARCHS`, or of a dict.
 
     Args:
-        arch: The name or the dict.
+        arch: The name; a dict with the same keys; or one with the key 'base',
+            a name, and the keys in which it differs.
         topks: Replaces the architecture's.
 
     Returns:
@@ -57,6 +58,13 @@ def parse_arch(arch: Union[str, Dict],
     if not isinstance(arch, dict):
         raise ValueError(
             f'arch must be one of {tuple(ARCHS)} or a dict; got {arch!r}')
+    if 'base' in arch:
+        changes = dict(arch)
+        base = changes.pop('base')
+        if base not in tuple(ARCHS):
+            raise ValueError(f'arch must be one of {tuple(ARCHS)}, or a dict '
+                             f'with one as its base; got {base!r}')
+        arch = dict(ARCHS[base], **changes)
     keys = set(ARCHS['small'])
     missing, unknown = keys - set(arch), set(arch) - keys
     if missing or unknown:

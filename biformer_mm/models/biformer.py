@@ -57,7 +57,8 @@ class BiFormer(BaseModule):
 
     Args:
         arch: 'tiny', 'small', 'base' or 'stl' (the Swin-T layout), or a dict
-            with exactly the keys of :attr:`arch_zoo`'s entries:
+            with exactly the keys of :attr:`arch_zoo`'s entries, or with one
+            of its names as 'base' and the keys in which it differs:
             ``embed_dims``, ``depths`` and ``topks`` (one per stage; a
             ``topks`` entry None is full attention), ``mlp_ratio``,
             ``head_dim``, ``stem`` ('conv' or 'patch', which also names the

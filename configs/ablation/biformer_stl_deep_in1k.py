@@ -1,15 +1,5 @@
 # Swin-T's layout made deeper and narrower, as BiFormer-S is.
 _base_ = '../biformer_stl_in1k.py'
 
-model = dict(
-    backbone=dict(
-        arch=dict(
-            _delete_=True,
-            embed_dims=(64, 128, 256, 512),
-            depths=(4, 4, 18, 4),
-            topks=(1, 4, 16, None),
-            mlp_ratio=3,
-            head_dim=32,
-            stem='patch',
-            pos_conv=False)),
-    head=dict(in_channels=512))
+arch = dict(_delete_=True, base='small', stem='patch', pos_conv=False)
+model = dict(backbone=dict(arch=arch), head=dict(in_channels=512))

@@ -8,6 +8,7 @@ from mmengine.utils import digit_version
 from torch import nn
 
 from biformer_mm.models import BiFormer
+from biformer_mm.models.arch import ARCHS, parse_arch
 
 TINY_TEST_ARCH = dict(
     embed_dims=(16, 16, 32, 32),
@@ -225,6 +226,12 @@ def test_out_norms():
         classifier(x)[0], maps[3] / (1 + 1e-5)**0.5)
 
 
+def test_arch_that_differs_from_another():
+    found = parse_arch(dict(base='stl', stem='conv', depths=[1, 2, 3, 4]))
+    assert found == dict(ARCHS['stl'], stem='conv', depths=(1, 2, 3, 4))
+    assert ARCHS['stl']['stem'] == 'patch'
+
+
 def test_num_regions_and_topks_per_stage():
     model = build(num_regions=(8, 'auto', 2, 1), topks=(2, 2, 2, 1))
     layers = [stage[0].attn for stage in model.stages]
@@ -237,6 +244,9 @@ def test_num_regions_and_topks_per_stage():
     (dict(arch='large'),
      "one of .'tiny', 'small', 'base', 'stl'. or a dict; got 'large'"),
     (dict(arch=dict(TINY_TEST_ARCH, window=7)), r"unknown: \['window'\]"),
+    (dict(arch=dict(base='small', window=7)), r"unknown: \['window'\]"),
+    (dict(arch=dict(base='large')), "with one as its base; got 'large'"),
+    (dict(arch=dict(base=['small'])), r"with one as its base; got \['small'\]"),
     (dict(arch={k: v for k, v in TINY_TEST_ARCH.items() if k != 'depths'}),
      r"missing: \['depths'\]"),
     (dict(arch=dict(TINY_TEST_ARCH, stem='linear')),
