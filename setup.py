@@ -3,6 +3,7 @@
 Imports no torch, and asks pip for none: the environment's own torch and
 OpenMMLab stay as they are.
 """
+
 import re
 from pathlib import Path
 
@@ -20,34 +21,28 @@ def read_version():
 
 def read_requirements(name):
     """Requirements listed in requirements/NAME.txt, those of the files it
-    includes by ``-r`` among them."""
-    lines = (ROOT / 'requirements' /
-             f'{name}.txt').read_text(encoding='utf-8').splitlines()
+    includes by ``-r`` among them.
+    """
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
     requirements = []
-    for line in filter(None,
-                       (line.partition('#')[0].strip() for line in lines)):
+    for line in filter(None, (line.partition('#')[0].strip() for line in lines)):
         included = re.fullmatch(r'-r (.+)\.txt', line)
-        requirements += read_requirements(
-            included.group(1)) if included else [line]
+        requirements += read_requirements(included.group(1)) if included else [line]
     return requirements
 
 
 extras = {
-    name: read_requirements(name)
-    for name in ('det', 'seg', 'cls', 'coco', 'optional', 'tests')
+    name: read_requirements(name) for name in ('det', 'seg', 'cls', 'coco', 'optional', 'tests')
 }
-extras['all'] = sorted({
-    requirement
-    for requirements in extras.values()
-    for requirement in requirements
-})
+extras['all'] = sorted(
+    {requirement for requirements in extras.values() for requirement in requirements}
+)
 
 setup(
     name='biformer_mm',
     version=read_version(),
     description='BiFormer and bi-level routing attention for OpenMMLab',
-    long_description=README.read_text(
-        encoding='utf-8') if README.exists() else '',
+    long_description=README.read_text(encoding='utf-8') if README.exists() else '',
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['biformer_mm', 'biformer_mm.*']),
@@ -59,7 +54,7 @@ setup(
         'Intended Audience :: Science/Research',
         'Programming Language :: Python :: 3',
         'Programming Language :: Python :: 3.11',
-        'Topic :: Scientific/Engineering :: Artificial Intelligence'
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     zip_safe=False,
 )

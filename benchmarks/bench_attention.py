@@ -20,32 +20,37 @@ With --growth: stage 1 (C=64, k=1), which has the most tokens, for squares of
 attention, routing included, projections not. What would take longer than
 --limit seconds a call, by the square of the tokens, is left out and said so.
 """
+
 import argparse
 from typing import Dict, List, Sequence
 
-import torch
-
 import growth
-from biformer_mm.ops import available_backends
-from biformer_mm.ops.dispatch import check_backend_name
+import torch
 from measure import DTYPES, recorded
 from op_costs import measure
-from problems import (CHANNELS, DENSE, GATHERED, MODES, Problem, errors,
-                      stage_problems, unsupported_reason, wrong)
-from report import (DEFAULT_OUT, environment, parse_size, table, with_spread,
-                    write)
+from problems import (
+    CHANNELS,
+    DENSE,
+    GATHERED,
+    MODES,
+    Problem,
+    errors,
+    stage_problems,
+    unsupported_reason,
+    wrong,
+)
+from report import DEFAULT_OUT, environment, parse_size, table, with_spread, write
+
+from biformer_mm.ops import available_backends
+from biformer_mm.ops.dispatch import check_backend_name
 
 # Size: regions per side as the paper has it, and batches on a CPU and a GPU.
 SIZES = {'224': (7, 1, 128), '512': (8, 1, 16), '800x1333': (16, 1, 2)}
 
 
-def bench(problem: Problem, backends: Sequence[str],
-          args: argparse.Namespace) -> List[Dict]:
+def bench(problem: Problem, backends: Sequence[str], args: argparse.Namespace) -> List[Dict]:
     """One row per backend and yardstick."""
-    rows = {
-        name: dict(backend=name, error=None)
-        for name in (DENSE, GATHERED, *backends)
-    }
+    rows = {name: dict(backend=name, error=None) for name in (DENSE, GATHERED, *backends)}
     for name in backends:
         row = rows[name]
         reason = unsupported_reason(name, problem, args.device, args.dtype)
@@ -64,15 +69,15 @@ def bench(problem: Problem, backends: Sequence[str],
         for mode in MODES:
             if mode in row and mode in rows[DENSE]:
                 row[mode]['time_over_dense'] = (
-                    row[mode]['seconds']['median'] /
-                    rows[DENSE][mode]['seconds']['median'])
+                    row[mode]['seconds']['median'] / rows[DENSE][mode]['seconds']['median']
+                )
     return list(rows.values())
 
 
 def stages_table(rows: List[Dict]) -> str:
     lines = []
     for row in rows:
-        name = f"stage {row['stage']}: {row['backend']}"
+        name = f'stage {row["stage"]}: {row["backend"]}'
         if 'unsupported' in row:
             continue
         if row['error']:
@@ -84,17 +89,24 @@ def stages_table(rows: List[Dict]) -> str:
         ratio = row[MODES[1]].get('time_over_dense')
         cells.append(f'{ratio:.2f}' if ratio else '-')
         for mode in MODES:
-            cells.append(f"{row[mode]['peak_memory'] / 1e6:.1f}")
-        cells.append(' '.join(f'{x:.0e}'
-                              for x in row.get('errors', {}).values()))
+            cells.append(f'{row[mode]["peak_memory"] / 1e6:.1f}')
+        cells.append(' '.join(f'{x:.0e}' for x in row.get('errors', {}).values()))
         lines.append(cells)
-    stages = table([
-        'problem', 'forward, ms (range)', 'forward+backward, ms (range)',
-        'the latter / dense', 'forward, MB', 'forward+backward, MB',
-        'errors of o, dq, dk, dv'
-    ], lines)
-    reasons = dict.fromkeys(f"Not run: {row['unsupported']}" for row in rows
-                            if 'unsupported' in row)
+    stages = table(
+        [
+            'problem',
+            'forward, ms (range)',
+            'forward+backward, ms (range)',
+            'the latter / dense',
+            'forward, MB',
+            'forward+backward, MB',
+            'errors of o, dq, dk, dv',
+        ],
+        lines,
+    )
+    reasons = dict.fromkeys(
+        f'Not run: {row["unsupported"]}' for row in rows if 'unsupported' in row
+    )
     return '\n\n'.join([stages, *reasons])
 
 
@@ -105,8 +117,7 @@ def bench_stages(args: argparse.Namespace) -> List[str]:
         default = SIZES.get(size, (7, 1, 1))
         num_regions = args.num_regions or default[0]
         batch = args.batch or default[2 if args.device == 'cuda' else 1]
-        problems = stage_problems(
-            parse_size(size), num_regions, args.arch, batch)
+        problems = stage_problems(parse_size(size), num_regions, args.arch, batch)
         rows, lines = [], []
         for stage, problem in enumerate(problems, 1):
             lines.append(f'- stage {stage}: {problem.describe()}')
@@ -121,13 +132,20 @@ def bench_stages(args: argparse.Namespace) -> List[str]:
                 arch=args.arch,
                 batch=batch,
                 dtype=args.dtype,
-                repeats=args.repeats),
-            rows=rows)
-        write(result, f'attention_{args.arch}_{size}_{args.dtype}',
-              ['\n'.join(lines), stages_table(rows)], args.out)
+                repeats=args.repeats,
+            ),
+            rows=rows,
+        )
+        write(
+            result,
+            f'attention_{args.arch}_{size}_{args.dtype}',
+            ['\n'.join(lines), stages_table(rows)],
+            args.out,
+        )
         failures += [
-            f"{size}, stage {row['stage']}, {row['backend']}: {row['error']}"
-            for row in rows if row['error'] and 'unsupported' not in row
+            f'{size}, stage {row["stage"]}, {row["backend"]}: {row["error"]}'
+            for row in rows
+            if row['error'] and 'unsupported' not in row
         ]
     return failures
 
@@ -136,7 +154,8 @@ def bench_growth(args: argparse.Namespace) -> List[str]:
     """Measure and write time and memory against size; returns what failed."""
     backend = args.backend[0]
     rows = growth.measure_growth(
-        list(map(int, args.size)), backend, args.arch, args.batch or 1, args)
+        list(map(int, args.size)), backend, args.arch, args.batch or 1, args
+    )
     slopes = growth.all_slopes(rows)
     result = dict(
         benchmark='growth',
@@ -148,63 +167,55 @@ def bench_growth(args: argparse.Namespace) -> List[str]:
             backend=backend,
             dtype=args.dtype,
             repeats=args.repeats,
-            limit=args.limit),
+            limit=args.limit,
+        ),
         rows=rows,
-        slopes=slopes)
+        slopes=slopes,
+    )
     name = f'growth_{args.arch}_{args.dtype}'
-    write(result, name + f'_{backend}' * args.asked,
-          [growth.growth_table(rows),
-           growth.slopes_table(slopes)], args.out)
+    write(
+        result,
+        name + f'_{backend}' * args.asked,
+        [growth.growth_table(rows), growth.slopes_table(slopes)],
+        args.out,
+    )
     return [
-        f"{row['kind']}, {row['mode']}, {row['pixels']}: {row['error']}"
-        for row in rows if row['error'] and not row['left_out']
+        f'{row["kind"]}, {row["mode"]}, {row["pixels"]}: {row["error"]}'
+        for row in rows
+        if row['error'] and not row['left_out']
     ]
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--growth', action='store_true', help='time and memory against resolution')
     parser.add_argument(
-        '--growth',
-        action='store_true',
-        help='time and memory against resolution')
-    parser.add_argument(
-        '--size',
-        nargs='+',
-        help=f'HxW; default {" ".join(SIZES)}, or squares for --growth')
+        '--size', nargs='+', help=f'HxW; default {" ".join(SIZES)}, or squares for --growth'
+    )
     parser.add_argument('--num-regions', type=int, help='S')
     parser.add_argument('--arch', choices=CHANNELS, default='small')
     parser.add_argument('--batch', type=int)
-    parser.add_argument(
-        '--backend',
-        nargs='+',
-        help="default: all of them, or 'auto' for --growth")
+    parser.add_argument('--backend', nargs='+', help="default: all of them, or 'auto' for --growth")
     parser.add_argument('--dtype', choices=DTYPES, default='fp32')
     parser.add_argument(
-        '--device',
-        choices=('cpu', 'cuda'),
-        default='cuda' if torch.cuda.is_available() else 'cpu')
+        '--device', choices=('cpu', 'cuda'), default='cuda' if torch.cuda.is_available() else 'cpu'
+    )
     parser.add_argument('--threads', type=int)
-    parser.add_argument(
-        '--repeats', type=int, help='turns; default 3 on a CPU, 10 on a GPU')
-    parser.add_argument(
-        '--limit', type=float, default=20, help='seconds a call, for --growth')
+    parser.add_argument('--repeats', type=int, help='turns; default 3 on a CPU, 10 on a GPU')
+    parser.add_argument('--limit', type=float, default=20, help='seconds a call, for --growth')
     parser.add_argument('--out', default=DEFAULT_OUT, help='folder')
     args = parser.parse_args()
-    args.size = args.size or (list(map(str, growth.SIZES))
-                              if args.growth else list(SIZES))
+    args.size = args.size or (list(map(str, growth.SIZES)) if args.growth else list(SIZES))
     for size in args.size:
         height, width = parse_size(size)
         if args.growth and not (height == width and size.isdigit()):
-            raise SystemExit('error: --growth takes sides of squares, such as '
-                             f'512; got {size!r}')
+            raise SystemExit(f'error: --growth takes sides of squares, such as 512; got {size!r}')
     if args.growth and args.backend and len(args.backend) > 1:
-        raise SystemExit('error: --growth takes one backend; got '
-                         f"{' '.join(args.backend)}")
+        raise SystemExit(f'error: --growth takes one backend; got {" ".join(args.backend)}')
     args.asked = bool(args.backend)
-    args.backend = args.backend or (['auto'] if args.growth else list(
-        available_backends()))
+    args.backend = args.backend or (['auto'] if args.growth else list(available_backends()))
     for name in args.backend:
         try:
             check_backend_name(name)

@@ -15,6 +15,7 @@ reaches all alike: one computes while the others sleep. What a model does:
 A training step is forward and backward with a given gradient, no optimiser.
 Stochastic depth is off in all models.
 """
+
 import argparse
 import multiprocessing
 import os
@@ -23,25 +24,19 @@ from importlib.util import find_spec
 from typing import Dict, List, Optional, Set
 
 import torch
-
-from measure import (DTYPES, Timer, memory_in_use, peak_memory,
-                     reset_peak_memory, spread)
+from measure import DTYPES, Timer, memory_in_use, peak_memory, reset_peak_memory, spread
 from networks import build, make_step
-from report import (DEFAULT_OUT, environment, parse_size, table, with_spread,
-                    write)
+from report import DEFAULT_OUT, environment, parse_size, table, with_spread, write
 
 PRESETS = dict(
-    detection=dict(
-        arch=['small'], size='800x1333', batch=1, num_regions=16, threads=2),
-    classification=dict(
-        arch=['stl'], size='224x224', batch=8, num_regions=7, threads=2))
-LIBRARIES = dict(
-    biformer='biformer_mm.models', mmdet='mmdet.models', timm='timm')
+    detection=dict(arch=['small'], size='800x1333', batch=1, num_regions=16, threads=2),
+    classification=dict(arch=['stl'], size='224x224', batch=8, num_regions=7, threads=2),
+)
+LIBRARIES = dict(biformer='biformer_mm.models', mmdet='mmdet.models', timm='timm')
 MODES = dict(inference='forward', training='forward + backward')
 
 
-def work(pipe, spec: str, mode: str, libraries: Set[str],
-         args: argparse.Namespace) -> None:
+def work(pipe, spec: str, mode: str, libraries: Set[str], args: argparse.Namespace) -> None:
     """A model's process: one reading each time it is asked, then its peak."""
     try:
         if args.threads:
@@ -51,9 +46,7 @@ def work(pipe, spec: str, mode: str, libraries: Set[str],
         torch.manual_seed(0)
         model = build(spec, args.preset, args.size)
         parameters = sum(x.numel() for x in model.parameters())
-        layout = (
-            torch.channels_last
-            if args.channels_last else torch.contiguous_format)
+        layout = torch.channels_last if args.channels_last else torch.contiguous_format
         model = model.to(args.device, memory_format=layout)
         images = torch.randn(args.batch, 3, *args.size, device=args.device)
         images = images.contiguous(memory_format=layout)
@@ -67,21 +60,22 @@ def work(pipe, spec: str, mode: str, libraries: Set[str],
             pipe.send(timer.read())
         pipe.send(peak_memory(args.device))
     except (Exception, SystemExit) as error:
-        pipe.send(f'{type(error).__name__}: {str(error).splitlines()[0]}'
-                  if str(error) else type(error).__name__)
+        pipe.send(
+            f'{type(error).__name__}: {str(error).splitlines()[0]}'
+            if str(error)
+            else type(error).__name__
+        )
 
 
 class Worker:
     """The parent's end of a model's process."""
 
-    def __init__(self, spec: str, mode: str, libraries: Set[str],
-                 args: argparse.Namespace) -> None:
+    def __init__(self, spec: str, mode: str, libraries: Set[str], args: argparse.Namespace) -> None:
         context = multiprocessing.get_context('spawn')
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
-            target=work,
-            args=(theirs, spec, mode, libraries, args),
-            daemon=True)
+            target=work, args=(theirs, spec, mode, libraries, args), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.row = dict(model=spec, mode=mode, error=None)
@@ -92,7 +86,8 @@ class Worker:
 
     def _receive(self, request: Optional[bool] = None):
         """The process's answer; None, and an error in the row, if it has
-        none."""
+        none.
+        """
         try:
             if request is not None:
                 self.pipe.send(request)
@@ -133,17 +128,17 @@ def compare(specs: List[str], mode: str, args: argparse.Namespace) -> List:
             continue
         row['images_per_second'] = args.batch / row['seconds']['median']
         ratios = [
-            mine / yardstick for mine, yardstick in zip(
-                row['seconds']['values'], first['seconds']['values'])
+            mine / yardstick
+            for mine, yardstick in zip(row['seconds']['values'], first['seconds']['values'])
         ]
         # The extremes are of turns that were neighbours in time.
         row['time_ratio'] = dict(
             median=row['seconds']['median'] / first['seconds']['median'],
             min=min(ratios),
-            max=max(ratios))
+            max=max(ratios),
+        )
         row['memory_ratio'] = row['peak_memory'] / first['peak_memory']
-        above, least = (
-            x['peak_memory'] - x['memory_at_start'] for x in (row, first))
+        above, least = (x['peak_memory'] - x['memory_at_start'] for x in (row, first))
         row['memory_ratio_above_start'] = above / max(least, 1)
     return rows
 
@@ -151,60 +146,71 @@ def compare(specs: List[str], mode: str, args: argparse.Namespace) -> List:
 def as_table(rows: List[Dict], first: str) -> str:
     lines = []
     for row in rows:
-        what = f"{row['model']}, {MODES[row['mode']]}"
+        what = f'{row["model"]}, {MODES[row["mode"]]}'
         if row['error'] or 'time_ratio' not in row:
             why = row['error'] or 'the yardstick failed'
             lines.append([what, *['-'] * 6, why.replace('|', '/')])
             continue
-        lines.append([
-            what,
-            with_spread(row['seconds']), f"{row['images_per_second']:.3g}",
-            f"{row['peak_memory'] / 1e9:.2f}",
-            f"{row['memory_at_start'] / 1e9:.2f}",
-            with_spread(row['time_ratio']), f"{row['memory_ratio']:.2f}",
-            f"{row['memory_ratio_above_start']:.2f}"
-        ])
-    return table([
-        'model', 'seconds per batch (range)', 'images/s', 'peak memory, GB',
-        'of it at start', f'time / {first}', 'peak memory ratio', 'above start'
-    ], lines)
+        lines.append(
+            [
+                what,
+                with_spread(row['seconds']),
+                f'{row["images_per_second"]:.3g}',
+                f'{row["peak_memory"] / 1e9:.2f}',
+                f'{row["memory_at_start"] / 1e9:.2f}',
+                with_spread(row['time_ratio']),
+                f'{row["memory_ratio"]:.2f}',
+                f'{row["memory_ratio_above_start"]:.2f}',
+            ]
+        )
+    return table(
+        [
+            'model',
+            'seconds per batch (range)',
+            'images/s',
+            'peak memory, GB',
+            'of it at start',
+            f'time / {first}',
+            'peak memory ratio',
+            'above start',
+        ],
+        lines,
+    )
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         '--preset',
         choices=PRESETS,
         default='detection',
         help='what a model computes, and defaults: '
         'detection is BiFormer-S, 1x3x800x1333, S=16; classification is '
-        'BiFormer-STL, 8x3x224x224, S=7; both with 2 threads')
+        'BiFormer-STL, 8x3x224x224, S=7; both with 2 threads',
+    )
     parser.add_argument('--arch', nargs='*', help="BiFormer's archs")
     parser.add_argument(
         '--others',
         nargs='+',
         help='LIBRARY:NAME[,KEY=VALUE...] of mmdet (class), timm (name) or '
         'biformer (arch); the first is the yardstick; default: Swin-T of '
-        'mmdet, or of timm')
+        'mmdet, or of timm',
+    )
     parser.add_argument('--size', help='HxW')
     parser.add_argument('--batch', type=int)
     parser.add_argument('--num-regions', help="S, or 'auto'")
-    parser.add_argument(
-        '--backend', nargs='+', default=['auto'], help="of BiFormer's op")
+    parser.add_argument('--backend', nargs='+', default=['auto'], help="of BiFormer's op")
     parser.add_argument('--dtype', choices=list(DTYPES)[1:], default='fp32')
     parser.add_argument(
-        '--device',
-        choices=('cpu', 'cuda'),
-        default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument(
-        '--mode', nargs='+', choices=MODES, default=list(MODES))
+        '--device', choices=('cpu', 'cuda'), default='cuda' if torch.cuda.is_available() else 'cpu'
+    )
+    parser.add_argument('--mode', nargs='+', choices=MODES, default=list(MODES))
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--compile', action='store_true')
     parser.add_argument('--threads', type=int)
-    parser.add_argument(
-        '--repeats', type=int, help='turns; default 3 on a CPU, 10 on a GPU')
+    parser.add_argument('--repeats', type=int, help='turns; default 3 on a CPU, 10 on a GPU')
     parser.add_argument('--warmup', type=int)
     parser.add_argument('--out', default=DEFAULT_OUT, help='folder')
     chosen = parser.parse_known_args()[0].preset
@@ -213,8 +219,7 @@ def parse_args() -> argparse.Namespace:
     args.size = parse_size(args.size)
     regions = str(args.num_regions)
     if regions != 'auto' and not (regions.isdigit() and int(regions)):
-        raise SystemExit("error: --num-regions is at least 1, or 'auto'; "
-                         f'got {regions!r}')
+        raise SystemExit(f"error: --num-regions is at least 1, or 'auto'; got {regions!r}")
     args.repeats = args.repeats or (10 if args.device == 'cuda' else 3)
     return args
 
@@ -226,21 +231,24 @@ def model_specs(args: argparse.Namespace) -> List[str]:
         SystemExit: No yardstick is installed, or a backend is unknown.
     """
     from biformer_mm.ops.dispatch import check_backend_name
+
     others = args.others
     if not others:
         found = [
-            spec for spec in ('mmdet:SwinTransformer',
-                              'timm:swin_tiny_patch4_window7_224')
+            spec
+            for spec in ('mmdet:SwinTransformer', 'timm:swin_tiny_patch4_window7_224')
             if find_spec(spec.partition(':')[0])
         ]
         if not found:
-            raise SystemExit('error: the yardstick, Swin-T, needs mmdet or '
-                             'timm; install one, or name --others')
+            raise SystemExit(
+                'error: the yardstick, Swin-T, needs mmdet or timm; install one, or name --others'
+            )
         others = found[:1]
     for spec in others:
         if spec.partition(':')[0] not in LIBRARIES:
-            raise SystemExit('error: a model is biformer:ARCH, mmdet:CLASS or '
-                             f'timm:NAME; got {spec!r}')
+            raise SystemExit(
+                f'error: a model is biformer:ARCH, mmdet:CLASS or timm:NAME; got {spec!r}'
+            )
     specs = list(others)
     for arch in args.arch:
         for backend in args.backend:
@@ -248,8 +256,10 @@ def model_specs(args: argparse.Namespace) -> List[str]:
                 check_backend_name(backend)
             except ValueError as error:
                 raise SystemExit(f'error: {error}')
-            specs.append(f'biformer:{arch},num_regions={args.num_regions}' +
-                         (f',attn_backend={backend}' * (backend != 'auto')))
+            specs.append(
+                f'biformer:{arch},num_regions={args.num_regions}'
+                + (f',attn_backend={backend}' * (backend != 'auto'))
+            )
     return specs
 
 
@@ -264,8 +274,16 @@ def main() -> None:
         rows += compare(specs, mode, args)
     settings = {
         key: getattr(args, key)
-        for key in ('preset', 'batch', 'size', 'dtype', 'device', 'repeats',
-                    'channels_last', 'compile')
+        for key in (
+            'preset',
+            'batch',
+            'size',
+            'dtype',
+            'device',
+            'repeats',
+            'channels_last',
+            'compile',
+        )
     }
     about = f'{args.batch} x 3 x {args.size[0]} x {args.size[1]}, {args.dtype}'
     result = dict(
@@ -273,17 +291,26 @@ def main() -> None:
         environment=environment(args.device, args.threads),
         settings=settings,
         yardstick=specs[0],
-        rows=rows)
-    name = '_'.join([
-        'backbone', args.preset, *args.arch, 'x'.join(
-            map(str, (args.batch, *args.size))), args.dtype
-    ] + ['channels-last'] * args.channels_last + ['compile'] * args.compile)
+        rows=rows,
+    )
+    name = '_'.join(
+        [
+            'backbone',
+            args.preset,
+            *args.arch,
+            'x'.join(map(str, (args.batch, *args.size))),
+            args.dtype,
+        ]
+        + ['channels-last'] * args.channels_last
+        + ['compile'] * args.compile
+    )
     write(result, name, [about, as_table(rows, specs[0])], args.out)
     failed = [row for row in rows if row['error']]
     if failed:
-        raise SystemExit('error: ' + '; '.join(
-            f"{row['model']}, {row['mode']}: {row['error']}"
-            for row in failed))
+        raise SystemExit(
+            'error: '
+            + '; '.join(f'{row["model"]}, {row["mode"]}: {row["error"]}' for row in failed)
+        )
 
 
 if __name__ == '__main__':

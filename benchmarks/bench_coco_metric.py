@@ -4,6 +4,7 @@ mmdet's CocoMetric runs pycocotools, its FasterCocoMetric faster-coco-eval.
 Both get the same annotations and detections, of boxes and masks, and take
 turns.
 """
+
 import argparse
 import contextlib
 import io
@@ -28,11 +29,10 @@ CLASSES = tuple(f'class {i}' for i in range(80))
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--images', type=int, default=5000)
-    parser.add_argument(
-        '--detections', type=int, default=50, help='on each image')
+    parser.add_argument('--detections', type=int, default=50, help='on each image')
     parser.add_argument('--repeats', type=int, default=1)
     parser.add_argument('--out', default=report.DEFAULT_OUT)
     args = parser.parse_args()
@@ -50,27 +50,32 @@ def main() -> None:
         images=args.images,
         detections=args.images * args.detections,
         annotations=len(truth['annotations']),
-        classes=len(CLASSES))
+        classes=len(CLASSES),
+    )
     report.write(
         dict(
             benchmark='coco_metric',
             environment=report.environment('cpu', 1),
             settings=settings,
-            rows=rows), f'coco_metric_{args.images}', [table(rows)], args.out)
+            rows=rows,
+        ),
+        f'coco_metric_{args.images}',
+        [table(rows)],
+        args.out,
+    )
 
 
 def generate(images: int, detections: int) -> Tuple[Dict, List[Dict]]:
     """COCO's annotations, and what a detector would find: shifted objects and
-    false ones, some with a wrong class."""
+    false ones, some with a wrong class.
+    """
     rng = np.random.default_rng(0)
     annotations, samples = [], []
     for image in range(images):
-        objects = [(draw_polygon(rng), draw_class(rng))
-                   for _ in range(rng.poisson(7))]
+        objects = [(draw_polygon(rng), draw_class(rng)) for _ in range(rng.poisson(7))]
         for polygon, label in objects:
-            rle = mask_api.frPyObjects([polygon.ravel().tolist()], HEIGHT,
-                                       WIDTH)
-            crowd = bool(rng.random() < .01)
+            rle = mask_api.frPyObjects([polygon.ravel().tolist()], HEIGHT, WIDTH)
+            crowd = bool(rng.random() < 0.01)
             annotations.append(
                 dict(
                     id=len(annotations) + 1,
@@ -79,32 +84,35 @@ def generate(images: int, detections: int) -> Tuple[Dict, List[Dict]]:
                     bbox=box_of(polygon),
                     area=float(mask_api.area(rle)[0]),
                     iscrowd=int(crowd),
-                    segmentation=dict(
-                        size=[HEIGHT, WIDTH], counts=rle[0]['counts'].decode())
-                    if crowd else [polygon.ravel().tolist()]))
+                    segmentation=dict(size=[HEIGHT, WIDTH], counts=rle[0]['counts'].decode())
+                    if crowd
+                    else [polygon.ravel().tolist()],
+                )
+            )
         samples.append(detect(rng, image, objects, detections))
     return dict(
         images=[
-            dict(id=i, width=WIDTH, height=HEIGHT, file_name=f'{i}.jpg')
-            for i in range(images)
+            dict(id=i, width=WIDTH, height=HEIGHT, file_name=f'{i}.jpg') for i in range(images)
         ],
         annotations=annotations,
-        categories=[dict(id=i + 1, name=x)
-                    for i, x in enumerate(CLASSES)]), samples
+        categories=[dict(id=i + 1, name=x) for i, x in enumerate(CLASSES)],
+    ), samples
 
 
 def detect(rng, image: int, objects: List, count: int) -> Dict:
     """A data sample as mmdet's metrics take it."""
     boxes, scores, labels, masks = [], [], [], []
     for _ in range(count):
-        if objects and rng.random() < .4:
+        if objects and rng.random() < 0.4:
             polygon, label = objects[rng.integers(len(objects))]
             size = np.ptp(polygon, axis=0)
             polygon = (
-                polygon + rng.normal(0, .07, 2) * size +
-                rng.normal(0, .02, polygon.shape) * size.max())
+                polygon
+                + rng.normal(0, 0.07, 2) * size
+                + rng.normal(0, 0.02, polygon.shape) * size.max()
+            )
             polygon = polygon.clip(0, (WIDTH - 1, HEIGHT - 1))
-            label = draw_class(rng) if rng.random() < .2 else label
+            label = draw_class(rng) if rng.random() < 0.2 else label
             score = rng.beta(3, 2)
         else:
             polygon, label = draw_polygon(rng), draw_class(rng)
@@ -113,8 +121,7 @@ def detect(rng, image: int, objects: List, count: int) -> Dict:
         boxes.append((x, y, x + width, y + height))
         scores.append(round(score, 3))  # some are equal
         labels.append(label)
-        masks += mask_api.frPyObjects([polygon.ravel().tolist()], HEIGHT,
-                                      WIDTH)
+        masks += mask_api.frPyObjects([polygon.ravel().tolist()], HEIGHT, WIDTH)
     return dict(
         img_id=image,
         ori_shape=(HEIGHT, WIDTH),
@@ -122,17 +129,19 @@ def detect(rng, image: int, objects: List, count: int) -> Dict:
             bboxes=torch.tensor(boxes),
             scores=torch.tensor(scores),
             labels=torch.tensor(labels),
-            masks=masks))
+            masks=masks,
+        ),
+    )
 
 
 def draw_polygon(rng, corners: int = 12) -> np.ndarray:
     """Something round, of any size that COCO tells apart: (corners, 2)."""
     side = np.exp(rng.uniform(np.log(10), np.log(350)))
-    size = np.minimum(side * rng.uniform(.6, 1.5, 2), (WIDTH - 2, HEIGHT - 2))
+    size = np.minimum(side * rng.uniform(0.6, 1.5, 2), (WIDTH - 2, HEIGHT - 2))
     centre = rng.uniform(size / 2, (WIDTH, HEIGHT) - size / 2)
     angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     around = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    radii = rng.uniform(.7, 1, (corners, 1)) * size / 2
+    radii = rng.uniform(0.7, 1, (corners, 1)) * size / 2
     return (centre + radii * around).clip(0, (WIDTH - 1, HEIGHT - 1))
 
 
@@ -146,8 +155,7 @@ def box_of(polygon: np.ndarray) -> List[float]:
     return [*polygon.min(axis=0).tolist(), *np.ptp(polygon, axis=0).tolist()]
 
 
-def compare(path: str, samples: List[Dict], kind: str,
-            repeats: int) -> List[Dict]:
+def compare(path: str, samples: List[Dict], kind: str, repeats: int) -> List[Dict]:
     """A row for each metric; they take turns."""
     seconds = {metric: [] for metric in METRICS}
     figures = {}
@@ -165,15 +173,16 @@ def compare(path: str, samples: List[Dict], kind: str,
             all_seconds=seconds[metric],
             ratio=min(seconds[METRICS[0]]) / min(seconds[metric]),
             equal=equal,
-            mean_average_precision=figures[metric][f'{kind}_mAP'])
+            mean_average_precision=figures[metric][f'{kind}_mAP'],
+        )
         for metric in METRICS
     ]
 
 
-def evaluate(metric_type, path: str, samples: List[Dict],
-             kind: str) -> Tuple[Dict, float]:
+def evaluate(metric_type, path: str, samples: List[Dict], kind: str) -> Tuple[Dict, float]:
     """Figures, by class too, and the seconds to compute them, which do not
-    count reading the annotations."""
+    count reading the annotations.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         metric = metric_type(ann_file=path, metric=kind, classwise=True)
         metric.dataset_meta = dict(classes=CLASSES)
@@ -186,13 +195,14 @@ def evaluate(metric_type, path: str, samples: List[Dict],
 def table(rows: List[Dict]) -> str:
     lines = [
         '| figures | metric | seconds | faster | mAP | figures equal |',
-        '|---|---|---|---|---|---|'
+        '|---|---|---|---|---|---|',
     ]
     for row in rows:
         lines.append(
-            f"| {row['kind']} | {row['metric']} | {row['seconds']:.1f} | "
-            f"{row['ratio']:.1f} x | {row['mean_average_precision']:.3f} | "
-            f"{'yes' if row['equal'] else 'no'} |")
+            f'| {row["kind"]} | {row["metric"]} | {row["seconds"]:.1f} | '
+            f'{row["ratio"]:.1f} x | {row["mean_average_precision"]:.3f} | '
+            f'{"yes" if row["equal"] else "no"} |'
+        )
     return '\n'.join(lines)
 
 

@@ -18,6 +18,7 @@ largest minus the smallest. The exit status is 1 where one is not, `nudged`
 apart. If rounding made each training a draw of its own, an equal backend would
 be within in six of seven such comparisons, with three seeds.
 """
+
 import argparse
 import statistics
 import tempfile
@@ -28,11 +29,11 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from report import DEFAULT_OUT, environment, table, write
 from torch import Tensor, nn
 
 from biformer_mm.datasets import make_shapes
 from biformer_mm.ops.dispatch import check_backend_name
-from report import DEFAULT_OUT, environment, table, write
 
 CONFIG = Path(__file__).resolve().parents[1] / 'configs/biformer_demo.py'
 NUDGED = 'nudged'
@@ -49,16 +50,16 @@ class Record(Hook):
         self.losses: List[float] = []
         self.accuracy = float('nan')
 
-    def after_train_iter(self,
-                         runner: Runner,
-                         batch_idx: int,
-                         data_batch: Optional[Any] = None,
-                         outputs: Optional[Dict] = None) -> None:
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[Any] = None,
+        outputs: Optional[Dict] = None,
+    ) -> None:
         self.losses.append(float(outputs['loss'].detach()))
 
-    def after_val_epoch(self,
-                        runner: Runner,
-                        metrics: Optional[Dict] = None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: Optional[Dict] = None) -> None:
         self.accuracy = metrics['accuracy/top1']
 
 
@@ -67,19 +68,10 @@ def make_config(backend: str, seed: int, steps: int, data: Path) -> Config:
     cfg = Config.fromfile(str(CONFIG))
     cfg.model.backbone.attn_backend = backend
     cfg.randomness = dict(seed=seed)
-    cfg.train_cfg = dict(
-        type='IterBasedTrainLoop', max_iters=steps, val_interval=steps)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps, val_interval=steps)
     cfg.param_scheduler = [
-        dict(
-            type='LinearLR',
-            start_factor=0.01,
-            by_epoch=False,
-            end=min(50, steps)),
-        dict(
-            type='CosineAnnealingLR',
-            T_max=steps,
-            by_epoch=False,
-            eta_min_ratio=0.01)
+        dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=min(50, steps)),
+        dict(type='CosineAnnealingLR', T_max=steps, by_epoch=False, eta_min_ratio=0.01),
     ]
     cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
@@ -95,8 +87,7 @@ def make_config(backend: str, seed: int, steps: int, data: Path) -> Config:
     return cfg
 
 
-def train(backend: str, nudged: bool, seed: int, steps: int,
-          data: Path) -> Tuple[Dict, Tensor]:
+def train(backend: str, nudged: bool, seed: int, steps: int, data: Path) -> Tuple[Dict, Tensor]:
     """One run: what it ended with, and its weights, flat."""
     with tempfile.TemporaryDirectory() as folder:
         cfg = make_config(backend, seed, steps, data)
@@ -114,7 +105,8 @@ def train(backend: str, nudged: bool, seed: int, steps: int,
         loss=statistics.fmean(record.losses[-LAST:]),
         accuracy=record.accuracy,
         first_loss=record.losses[0],
-        curve=smooth(record.losses, POINTS))
+        curve=smooth(record.losses, POINTS),
+    )
     return row, weights
 
 
@@ -160,10 +152,7 @@ def compare(rows: List[Dict]) -> List[Dict]:
         base = {seed: row[metric] for seed, row in runs[first].items()}
         spread = max(base.values()) - min(base.values())
         for name in others:
-            differences = [
-                runs[name][seed][metric] - value
-                for seed, value in base.items()
-            ]
+            differences = [runs[name][seed][metric] - value for seed, value in base.items()]
             of_means = abs(statistics.fmean(differences))
             conclusions.append(
                 dict(
@@ -172,56 +161,65 @@ def compare(rows: List[Dict]) -> List[Dict]:
                     differences=differences,
                     difference_of_means=of_means,
                     spread=spread,
-                    within=of_means <= spread))
+                    within=of_means <= spread,
+                )
+            )
     return conclusions
 
 
 def runs_table(rows: List[Dict]) -> str:
-    return table([
-        'backend, seed', 'loss, last 100 steps', 'held-out accuracy, %',
-        'distance of weights'
-    ], [[
-        f"{row['backend']}, {row['seed']}", f"{row['loss']:.4f}",
-        f"{row['accuracy']:.1f}", f"{row['weights_distance']:.2g}"
-    ] for row in rows])
+    return table(
+        ['backend, seed', 'loss, last 100 steps', 'held-out accuracy, %', 'distance of weights'],
+        [
+            [
+                f'{row["backend"]}, {row["seed"]}',
+                f'{row["loss"]:.4f}',
+                f'{row["accuracy"]:.1f}',
+                f'{row["weights_distance"]:.2g}',
+            ]
+            for row in rows
+        ],
+    )
 
 
 def conclusions_table(conclusions: List[Dict]) -> str:
     lines = []
     for one in conclusions:
         digits = METRICS[one['metric']] + 1
-        lines.append([
-            f"{one['backend']}, {one['metric']}",
-            ', '.join(f'{x:+.{digits}f}' for x in one['differences']),
-            f"{one['difference_of_means']:.{digits}f}",
-            f"{one['spread']:.{digits}f}", 'yes' if one['within'] else 'NO'
-        ])
-    return table([
-        'backend', 'difference, by seed', 'of the means',
-        "spread of the first's seeds", 'within'
-    ], lines)
+        lines.append(
+            [
+                f'{one["backend"]}, {one["metric"]}',
+                ', '.join(f'{x:+.{digits}f}' for x in one['differences']),
+                f'{one["difference_of_means"]:.{digits}f}',
+                f'{one["spread"]:.{digits}f}',
+                'yes' if one['within'] else 'NO',
+            ]
+        )
+    return table(
+        ['backend', 'difference, by seed', 'of the means', "spread of the first's seeds", 'within'],
+        lines,
+    )
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         '--backend',
         nargs='+',
         default=['reference', 'sdpa', 'cpu', NUDGED],
-        help='the first is what the others are held against')
+        help='the first is what the others are held against',
+    )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--steps', type=int, default=2000)
     parser.add_argument('--threads', type=int, help='of a CPU')
     parser.add_argument('--out', default=DEFAULT_OUT)
     args = parser.parse_args()
     if len(args.backend) < 2 or args.backend[0] == NUDGED:
-        parser.error('--backend takes a backend and what is held against it; '
-                     f'got {args.backend}')
+        parser.error(f'--backend takes a backend and what is held against it; got {args.backend}')
     if len(set(args.seeds)) < 2:
-        parser.error('--seeds: a spread takes two seeds or more; got '
-                     f'{args.seeds}')
+        parser.error(f'--seeds: a spread takes two seeds or more; got {args.seeds}')
     if args.steps < 1:
         parser.error(f'--steps must be 1 or more; got {args.steps}')
     for name in args.backend:
@@ -243,20 +241,21 @@ def main() -> None:
             'imagenet',
             num_train=TRAIN_IMAGES,
             num_val=HELD_OUT_IMAGES,
-            image_size=64)
+            image_size=64,
+        )
         for seed in args.seeds:
             for name in args.backend:
                 nudged = name == NUDGED
-                row, weights = train(args.backend[0] if nudged else name,
-                                     nudged, seed, args.steps, data)
+                row, weights = train(
+                    args.backend[0] if nudged else name, nudged, seed, args.steps, data
+                )
                 first = firsts.setdefault(seed, weights)
-                row['weights_distance'] = float(
-                    (weights - first).norm() / first.norm())
+                row['weights_distance'] = float((weights - first).norm() / first.norm())
                 rows.append(dict(backend=name, **row))
                 print(
-                    f"{name}, seed {seed}: loss {row['loss']:.4f}, "
-                    f"accuracy {row['accuracy']:.1f}",
-                    flush=True)
+                    f'{name}, seed {seed}: loss {row["loss"]:.4f}, accuracy {row["accuracy"]:.1f}',
+                    flush=True,
+                )
     conclusions = compare(rows)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     result = dict(
@@ -268,11 +267,17 @@ def main() -> None:
             seeds=args.seeds,
             train_images=TRAIN_IMAGES,
             held_out_images=HELD_OUT_IMAGES,
-            dtype='fp32'),
+            dtype='fp32',
+        ),
         rows=rows,
-        conclusions=conclusions)
-    write(result, f'drift_classification_{args.steps}_steps',
-          [runs_table(rows), conclusions_table(conclusions)], args.out)
+        conclusions=conclusions,
+    )
+    write(
+        result,
+        f'drift_classification_{args.steps}_steps',
+        [runs_table(rows), conclusions_table(conclusions)],
+        args.out,
+    )
     if not all(x['within'] for x in conclusions if x['backend'] != NUDGED):
         raise SystemExit(1)
 

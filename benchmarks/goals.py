@@ -1,7 +1,8 @@
 """Compare results of run_gpu.sh with the project's goals.
 
-    python benchmarks/goals.py FOLDER/results.json
+python benchmarks/goals.py FOLDER/results.json
 """
+
 import argparse
 import json
 from pathlib import Path
@@ -21,6 +22,7 @@ class Goal(NamedTuple):
         most: The bound.
         speed: Whether the figure is a time whose inverse is asked for.
     """
+
     text: str
     step: str
     where: Dict
@@ -31,9 +33,11 @@ class Goal(NamedTuple):
     def judge(self, results: Dict) -> List[str]:
         """A row of the table; the worst value decides."""
         values = [
-            row[self.figure] for row in results.get(self.step, [])
-            if self.figure in row and not row['error'] and all(
-                row[key] == value for key, value in self.where.items())
+            row[self.figure]
+            for row in results.get(self.step, [])
+            if self.figure in row
+            and not row['error']
+            and all(row[key] == value for key, value in self.where.items())
         ]
         if not values:
             return [self.text, '-', 'not measured']
@@ -47,37 +51,64 @@ def goals(dtype: str) -> List[Goal]:
     """All goals; times are those of ``dtype``."""
     both = dict(mode='forward+backward', dtype=dtype)
     found = [
-        Goal(f'op at {size}, both passes: time / dense <= {most}', 'op',
-             dict(both, size=size), 'time_over_dense', most)
+        Goal(
+            f'op at {size}, both passes: time / dense <= {most}',
+            'op',
+            dict(both, size=size),
+            'time_over_dense',
+            most,
+        )
         for size, most in (('512', 1.0), ('800x1333', 1.5), ('224', 2.0))
     ]
     found.append(
-        Goal('op, both passes, bound by memory: time / floor <= 2', 'op',
-             dict(both, bound='memory'), 'time_over_floor', 2))
+        Goal(
+            'op, both passes, bound by memory: time / floor <= 2',
+            'op',
+            dict(both, bound='memory'),
+            'time_over_floor',
+            2,
+        )
+    )
     for mode, least in (('inference', 1.15), ('training', 1.0)):
-        for figure, name in (('time_over_swin', 'Swin-T'),
-                             ('time_over_fused_swin', 'fused Swin-T')):
+        for figure, name in (
+            ('time_over_swin', 'Swin-T'),
+            ('time_over_fused_swin', 'fused Swin-T'),
+        ):
             found.append(
-                Goal(f'STL, 224, {mode}: images/s / {name} >= {least}',
-                     'backbones',
-                     dict(network='stl', model='triton',
-                          case=mode), figure, 1 / least, True))
+                Goal(
+                    f'STL, 224, {mode}: images/s / {name} >= {least}',
+                    'backbones',
+                    dict(network='stl', model='triton', case=mode),
+                    figure,
+                    1 / least,
+                    True,
+                )
+            )
     for case in ('inference in a graph', 'training'):
         found.append(
-            Goal(f'S, 800x1333, {case}: time / Swin-T <= 1.4', 'backbones',
-                 dict(network='small', model='triton', case=case),
-                 'time_over_swin', 1.4))
+            Goal(
+                f'S, 800x1333, {case}: time / Swin-T <= 1.4',
+                'backbones',
+                dict(network='small', model='triton', case=case),
+                'time_over_swin',
+                1.4,
+            )
+        )
     found.append(
-        Goal('S and STL, training: memory / gather <= 0.6', 'backbones',
-             dict(model='triton', mode='training'), 'memory_over_gather', 0.6))
+        Goal(
+            'S and STL, training: memory / gather <= 0.6',
+            'backbones',
+            dict(model='triton', mode='training'),
+            'memory_over_gather',
+            0.6,
+        )
+    )
     return found
 
 
 def summarize(results: Dict, measured: bool = False) -> str:
     """The table of all goals, or of those that were measured."""
-    rows = [
-        goal.judge(results) for goal in goals(results['settings']['dtype'])
-    ]
+    rows = [goal.judge(results) for goal in goals(results['settings']['dtype'])]
     if measured:
         rows = [row for row in rows if row[2] != 'not measured']
     head = ['goal', 'measured (worst decides)', '']
@@ -86,8 +117,8 @@ def summarize(results: Dict, measured: bool = False) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('results', type=Path, help='results.json')
     print(summarize(json.loads(parser.parse_args().results.read_text())))
 

@@ -1,13 +1,15 @@
 """Time and memory of the attention against resolution, of stage 1."""
+
 import argparse
 import math
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from biformer_mm.ops.region import auto_num_regions
 from measure import recorded
 from op_costs import measure
 from problems import CHANNELS, MODES, Problem, errors, wrong
 from report import table, with_spread
+
+from biformer_mm.ops.region import auto_num_regions
 
 SIZES = (224, 384, 512, 768, 1024, 1536, 2048)
 LARGE = 512
@@ -34,12 +36,14 @@ def slope(tokens: Sequence[int], values: Sequence[float]) -> Optional[float]:
         return None
     x, y = ([math.log(v) for v in values_] for values_ in (tokens, values))
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return (sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum(
-        (a - mean_x)**2 for a in x))
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum(
+        (a - mean_x) ** 2 for a in x
+    )
 
 
-def measure_growth(sizes: Sequence[int], backend: str, arch: str, batch: int,
-                   args: argparse.Namespace) -> List[Dict]:
+def measure_growth(
+    sizes: Sequence[int], backend: str, arch: str, batch: int, args: argparse.Namespace
+) -> List[Dict]:
     """Time and memory of each kind of attention, mode and size.
 
     Args:
@@ -65,21 +69,20 @@ def measure_growth(sizes: Sequence[int], backend: str, arch: str, batch: int,
                     tokens=tokens,
                     num_regions=problem.num_regions,
                     error=None,
-                    left_out=False)
+                    left_out=False,
+                )
                 rows.append(row)
-                if last and last[1] * (tokens / last[0])**2 > args.limit:
+                if last and last[1] * (tokens / last[0]) ** 2 > args.limit:
                     row['error'] = f'left out: over {args.limit:g} s a call'
                     row['left_out'] = True
                     continue
                 if last is None:  # the reference is for small maps
                     with recorded(row):
-                        row['errors'] = errors(problem, backend, args.device,
-                                               args.dtype)
+                        row['errors'] = errors(problem, backend, args.device, args.dtype)
                         row['error'] = wrong(row['errors'], args.dtype)
                 row.update(
-                    measure(problem, {
-                        backend: row
-                    }, mode, args, routed=True).get(backend, {}))
+                    measure(problem, {backend: row}, mode, args, routed=True).get(backend, {})
+                )
                 if not row['error']:
                     last = tokens, row['seconds']['median']
     return rows
@@ -87,26 +90,31 @@ def measure_growth(sizes: Sequence[int], backend: str, arch: str, batch: int,
 
 def all_slopes(rows: List[Dict]) -> List[Dict]:
     return [
-        growth_slope(rows, kind, mode, quantity) for kind in KINDS
-        for mode in MODES for quantity in ('seconds', 'peak_memory')
+        growth_slope(rows, kind, mode, quantity)
+        for kind in KINDS
+        for mode in MODES
+        for quantity in ('seconds', 'peak_memory')
     ]
 
 
-def growth_slope(rows: List[Dict], kind: str, mode: str,
-                 quantity: str) -> Dict:
+def growth_slope(rows: List[Dict], kind: str, mode: str, quantity: str) -> Dict:
     """Slope of all sizes, and of the large ones, where the law shows: calls
-    cost little there, and S is rounded several times."""
-    points = [(row['tokens'], value_of(row, quantity)) for row in rows
-              if (row['kind'], row['mode'], row['error']) == (kind, mode, None)
-              ]
-    large = [point for point in points if point[0] >= (LARGE // STRIDE)**2]
+    cost little there, and S is rounded several times.
+    """
+    points = [
+        (row['tokens'], value_of(row, quantity))
+        for row in rows
+        if (row['kind'], row['mode'], row['error']) == (kind, mode, None)
+    ]
+    large = [point for point in points if point[0] >= (LARGE // STRIDE) ** 2]
     return dict(
         kind=kind,
         mode=mode,
         quantity=quantity,
         points=len(points),
         slope=slope(*zip(*points)) if points else None,
-        slope_of_large=slope(*zip(*large)) if large else None)
+        slope_of_large=slope(*zip(*large)) if large else None,
+    )
 
 
 def value_of(row: Dict, quantity: str) -> float:
@@ -117,21 +125,31 @@ def value_of(row: Dict, quantity: str) -> float:
 def growth_table(rows: List[Dict]) -> str:
     lines = []
     for row in rows:
-        name = f"{row['kind']}, {row['mode']}, {row['pixels']}"
+        name = f'{row["kind"]}, {row["mode"]}, {row["pixels"]}'
         about = [name, row['tokens'], row['num_regions']]
-        lines.append(about + (
-            [row['error'].replace('|', '/'), '-'] if row['error'] else [
-                with_spread(row['seconds'], 1e3
-                            ), f"{row['peak_memory'] / 1e6:.1f}"
-            ]))
-    return table(['attention', 'tokens', 'S', 'ms (range)', 'peak memory, MB'],
-                 lines)
+        lines.append(
+            about
+            + (
+                [row['error'].replace('|', '/'), '-']
+                if row['error']
+                else [with_spread(row['seconds'], 1e3), f'{row["peak_memory"] / 1e6:.1f}']
+            )
+        )
+    return table(['attention', 'tokens', 'S', 'ms (range)', 'peak memory, MB'], lines)
 
 
 def slopes_table(slopes: List[Dict]) -> str:
     return table(
-        ['log-log slope in tokens', 'all sizes', f'from {LARGE}', 'sizes'], [[
-            f"{row['kind']}, {row['mode']}, {row['quantity']}",
-            *('-' if row[key] is None else f'{row[key]:.2f}'
-              for key in ('slope', 'slope_of_large')), row['points']
-        ] for row in slopes])
+        ['log-log slope in tokens', 'all sizes', f'from {LARGE}', 'sizes'],
+        [
+            [
+                f'{row["kind"]}, {row["mode"]}, {row["quantity"]}',
+                *(
+                    '-' if row[key] is None else f'{row[key]:.2f}'
+                    for key in ('slope', 'slope_of_large')
+                ),
+                row['points'],
+            ]
+            for row in slopes
+        ],
+    )

@@ -1,4 +1,5 @@
 """Time and peak memory of one piece of work, on a CPU or a GPU."""
+
 import resource
 import statistics
 import sys
@@ -10,11 +11,7 @@ from typing import Callable, Dict, Iterator, Optional, Sequence
 
 import torch
 
-DTYPES = dict(
-    fp64=torch.float64,
-    fp32=torch.float32,
-    fp16=torch.float16,
-    bf16=torch.bfloat16)
+DTYPES = dict(fp64=torch.float64, fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)
 
 
 class Timer:
@@ -31,11 +28,13 @@ class Timer:
             GPU, whose clock is finer.
     """
 
-    def __init__(self,
-                 step: Callable[[], object],
-                 device: str,
-                 warmup: Optional[int] = None,
-                 seconds: Optional[float] = None) -> None:
+    def __init__(
+        self,
+        step: Callable[[], object],
+        device: str,
+        warmup: Optional[int] = None,
+        seconds: Optional[float] = None,
+    ) -> None:
         self.step = step
         self.device = device
         for _ in range(warmup or (5 if device == 'cuda' else 1)):
@@ -49,8 +48,7 @@ class Timer:
 
     def _run(self, calls: int) -> float:
         if self.device == 'cuda':
-            start, end = (
-                torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda.synchronize()
             start.record()
             for _ in range(calls):
@@ -78,11 +76,13 @@ class RotatingTimer(Timer):
         seconds: As :class:`Timer` takes it.
     """
 
-    def __init__(self,
-                 steps: Sequence[Callable[[], object]],
-                 device: str,
-                 graph: bool = False,
-                 seconds: Optional[float] = None) -> None:
+    def __init__(
+        self,
+        steps: Sequence[Callable[[], object]],
+        device: str,
+        graph: bool = False,
+        seconds: Optional[float] = None,
+    ) -> None:
 
         def run_all() -> None:
             for step in steps:
@@ -125,8 +125,7 @@ def recorded(row: Dict) -> Iterator[None]:
         row['error'] = ': '.join([type(error).__name__, *lines[:1]])
 
 
-def time_rows(rows: Dict[str, Dict], make: Callable[[str], Timer],
-              repeats: int) -> Dict[str, Dict]:
+def time_rows(rows: Dict[str, Dict], make: Callable[[str], Timer], repeats: int) -> Dict[str, Dict]:
     """Time what is compared, in turns (A B A B ...).
 
     Args:
@@ -148,19 +147,14 @@ def time_rows(rows: Dict[str, Dict], make: Callable[[str], Timer],
             if not rows[name]['error']:
                 with recorded(rows[name]):
                     times[name].append(timer.read())
-    return {
-        name: spread(values)
-        for name, values in times.items() if not rows[name]['error']
-    }
+    return {name: spread(values) for name, values in times.items() if not rows[name]['error']}
 
 
 def spread(values: Sequence[float]) -> Dict:
     """Median, extremes and the values themselves."""
     return dict(
-        median=statistics.median(values),
-        min=min(values),
-        max=max(values),
-        values=list(values))
+        median=statistics.median(values), min=min(values), max=max(values), values=list(values)
+    )
 
 
 def memory_in_use(device: str) -> int:

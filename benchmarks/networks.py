@@ -1,12 +1,12 @@
 """BiFormer and the networks beside it, ready to be timed."""
+
 import ast
 import re
 from typing import Callable, Dict, List, Tuple
 
 import torch
-from torch import Tensor, nn
-
 from measure import DTYPES
+from torch import Tensor, nn
 
 
 class Maps(nn.Module):
@@ -15,8 +15,7 @@ class Maps(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(c) for c in model.feature_info.channels())
+        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in model.feature_info.channels())
 
     def forward(self, x: Tensor) -> List[Tensor]:
         # mmdet's Swin pads within, timm's insists on whole patches.
@@ -66,7 +65,7 @@ def build(spec: str, preset: str, size: Tuple[int, int]) -> nn.Module:
         if type(module).__name__ == 'DropPath':
             # Ours, or mmcv's and timm's.
             key = 'rate' if hasattr(module, 'rate') else 'drop_prob'
-            setattr(module, key, 0.)
+            setattr(module, key, 0.0)
     return model
 
 
@@ -77,22 +76,19 @@ def _literal(text: str):
         return text
 
 
-def _build_timm(name: str, preset: str, size: Tuple[int, int],
-                options: Dict) -> nn.Module:
+def _build_timm(name: str, preset: str, size: Tuple[int, int], options: Dict) -> nn.Module:
     import timm
+
     if not timm.is_model(name):
         raise SystemExit(f'error: timm has no model named {name!r}')
     if preset == 'classification':
         return _AsList(timm.create_model(name, **options))
     if 'swin' in name:  # its masks are made for one size
         options.setdefault('img_size', tuple(x + -x % 4 for x in size))
-    return Maps(
-        timm.create_model(
-            name, features_only=True, out_indices=(0, 1, 2, 3), **options))
+    return Maps(timm.create_model(name, features_only=True, out_indices=(0, 1, 2, 3), **options))
 
 
 class _AsList(nn.Module):
-
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -101,13 +97,13 @@ class _AsList(nn.Module):
         return [self.model(x)]
 
 
-def _build_registered(library: str, name: str, preset: str,
-                      options: Dict) -> nn.Module:
+def _build_registered(library: str, name: str, preset: str, options: Dict) -> nn.Module:
     detection = preset == 'detection'
-    options.setdefault('out_indices', (0, 1, 2, 3) if detection else (3, ))
+    options.setdefault('out_indices', (0, 1, 2, 3) if detection else (3,))
     if library == 'biformer':
         from biformer_mm.models import BiFormer
-        from biformer_mm.models.arch import parse_arch
+        from biformer_mm.models.backbones.arch import parse_arch
+
         options.setdefault('out_norm', 'LN' if detection else 'BN')
         options.setdefault('arch', name)
         backbone = BiFormer(**options)
@@ -115,9 +111,11 @@ def _build_registered(library: str, name: str, preset: str,
         channels = parse_arch(options['arch'])['embed_dims'][-1]
     else:
         import mmdet.models.backbones as backbones
+
         if not hasattr(backbones, name):
-            raise SystemExit(f'error: mmdet has no backbone {name!r}; it has '
-                             f"{', '.join(backbones.__all__)}")
+            raise SystemExit(
+                f'error: mmdet has no backbone {name!r}; it has {", ".join(backbones.__all__)}'
+            )
         backbone = getattr(backbones, name)(**options)
         if not detection:
             with torch.no_grad():
@@ -126,11 +124,9 @@ def _build_registered(library: str, name: str, preset: str,
     return backbone if detection else Classifier(backbone, channels)
 
 
-def make_step(model: nn.Module,
-              mode: str,
-              images: Tensor,
-              dtype: str,
-              compile: bool = False) -> Callable[[], None]:
+def make_step(
+    model: nn.Module, mode: str, images: Tensor, dtype: str, compile: bool = False
+) -> Callable[[], None]:
     """The function to be timed.
 
     Args:
@@ -145,7 +141,8 @@ def make_step(model: nn.Module,
     autocast = dict(
         device_type=images.device.type,
         dtype=None if dtype == 'fp32' else DTYPES[dtype],
-        enabled=dtype != 'fp32')
+        enabled=dtype != 'fp32',
+    )
 
     def infer() -> None:
         with torch.no_grad(), torch.autocast(**autocast):

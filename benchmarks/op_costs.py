@@ -1,20 +1,21 @@
 """Time and peak memory of the attention op on a problem."""
+
 import argparse
 import multiprocessing
 from typing import Dict
 
 import torch
-
-from measure import (Timer, memory_in_use, peak_memory, recorded,
-                     reset_peak_memory, time_rows)
+from measure import Timer, memory_in_use, peak_memory, recorded, reset_peak_memory, time_rows
 from problems import Problem, make_step, prepare
 
 
-def measure(problem: Problem,
-            rows: Dict[str, Dict],
-            mode: str,
-            args: argparse.Namespace,
-            routed: bool = False) -> Dict[str, Dict]:
+def measure(
+    problem: Problem,
+    rows: Dict[str, Dict],
+    mode: str,
+    args: argparse.Namespace,
+    routed: bool = False,
+) -> Dict[str, Dict]:
     """Seconds and bytes of each backend.
 
     Args:
@@ -29,8 +30,7 @@ def measure(problem: Problem,
     """
 
     def make_timer(name: str) -> Timer:
-        attend, inputs = prepare(problem, name, args.device, args.dtype,
-                                 routed)
+        attend, inputs = prepare(problem, name, args.device, args.dtype, routed)
         return Timer(make_step(attend, inputs, mode), args.device)
 
     found = {}
@@ -38,13 +38,12 @@ def measure(problem: Problem,
         with recorded(rows[name]):
             found[name] = dict(
                 seconds=seconds,
-                peak_memory=memory(problem, name, mode, args.device,
-                                   args.dtype, routed))
+                peak_memory=memory(problem, name, mode, args.device, args.dtype, routed),
+            )
     return found
 
 
-def memory(problem: Problem, backend: str, mode: str, device: str, dtype: str,
-           routed: bool) -> int:
+def memory(problem: Problem, backend: str, mode: str, device: str, dtype: str, routed: bool) -> int:
     """Most bytes that one call uses above its inputs.
 
     Raises:
@@ -56,16 +55,16 @@ def memory(problem: Problem, backend: str, mode: str, device: str, dtype: str,
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['torch', 'biformer_mm.ops'])
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(
-        target=_send_memory, args=(sender, torch.get_num_threads(), *args))
+    child = context.Process(target=_send_memory, args=(sender, torch.get_num_threads(), *args))
     child.start()
     sender.close()
     try:
         return receiver.recv()
     except EOFError:
         child.join()
-        raise RuntimeError('the process that was to measure memory ended with '
-                           f'status {child.exitcode}') from None
+        raise RuntimeError(
+            f'the process that was to measure memory ended with status {child.exitcode}'
+        ) from None
     finally:
         child.join()
 
@@ -75,8 +74,9 @@ def _send_memory(pipe, threads: int, *args) -> None:
     pipe.send(_memory(*args))
 
 
-def _memory(problem: Problem, backend: str, mode: str, device: str, dtype: str,
-            routed: bool) -> int:
+def _memory(
+    problem: Problem, backend: str, mode: str, device: str, dtype: str, routed: bool
+) -> int:
     # A small call first: what libraries load and keep for good is not counted.
     side = 2 * problem.num_regions - 1
     small = problem._replace(batch=1, height=side, width=side)

@@ -6,6 +6,7 @@ Beside each JSON file it writes NAME.png: growth of time and memory, both axes
 logarithmic, bars of time and memory relative to the yardstick's, or losses of
 trainings.
 """
+
 import argparse
 import json
 from pathlib import Path
@@ -19,22 +20,22 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import LogLocator  # noqa: E402
 
-from biformer_mm.analysis.figures import COLORS, MARKERS, STYLE  # noqa: E402
+from biformer_mm.analysis.plotting import COLORS, MARKERS, STYLE  # noqa: E402
 
 
 def hardware(result: Dict) -> str:
     about = result['environment']
-    name = about['gpu'] or f"{about['cpu']}, threads: {about['threads']}"
-    return f"{name}; PyTorch {about['torch']}; {result['settings']['dtype']}"
+    name = about['gpu'] or f'{about["cpu"]}, threads: {about["threads"]}'
+    return f'{name}; PyTorch {about["torch"]}; {result["settings"]["dtype"]}'
 
 
 def plot_growth(result: Dict) -> Figure:
     """Time (top) and memory (bottom) of both modes, with the slopes."""
     modes = list(dict.fromkeys(row['mode'] for row in result['rows']))
     figure, axes = plt.subplots(
-        2, len(modes), figsize=(5 * len(modes), 8), sharex=True, squeeze=False)
-    quantities = (('seconds', 'ms per call', 1e3), ('peak_memory',
-                                                    'peak memory, MB', 1e-6))
+        2, len(modes), figsize=(5 * len(modes), 8), sharex=True, squeeze=False
+    )
+    quantities = (('seconds', 'ms per call', 1e3), ('peak_memory', 'peak memory, MB', 1e-6))
     for row_of_axes, (quantity, label, factor) in zip(axes, quantities):
         for axis, mode in zip(row_of_axes, modes):
             _growth_panel(axis, result, mode, quantity, factor)
@@ -43,21 +44,20 @@ def plot_growth(result: Dict) -> Figure:
         axis.set_xlabel('side of the image, pixels')
     settings = result['settings']
     figure.suptitle(
-        f"Attention of stage 1, C={settings['channels']}, "
-        f"k={settings['topk']}, batch {settings['batch']}, routing included; "
+        f'Attention of stage 1, C={settings["channels"]}, '
+        f'k={settings["topk"]}, batch {settings["batch"]}, routing included; '
         'slopes in tokens, from 512 pixels on\n'
-        f"{hardware(result)}; backend {settings['backend']}",
-        fontsize=11)
+        f'{hardware(result)}; backend {settings["backend"]}',
+        fontsize=11,
+    )
     figure.tight_layout()
     return figure
 
 
-def _growth_panel(axis: Axes, result: Dict, mode: str, quantity: str,
-                  factor: float) -> None:
+def _growth_panel(axis: Axes, result: Dict, mode: str, quantity: str, factor: float) -> None:
     kinds = list(dict.fromkeys(row['kind'] for row in result['rows']))
     slopes = {
-        (row['kind'], row['mode'], row['quantity']):
-        row['slope_of_large'] or row['slope']
+        (row['kind'], row['mode'], row['quantity']): row['slope_of_large'] or row['slope']
         for row in result['slopes']
     }
     ticks = {}
@@ -76,13 +76,7 @@ def _growth_panel(axis: Axes, result: Dict, mode: str, quantity: str,
         label = kind if slope is None else f'{kind}: slope {slope:.2f}'
         if tokens[-1] < max(ticks):
             label += f' (to {ticks[tokens[-1]]} pixels)'
-        axis.errorbar(
-            tokens,
-            middle,
-            yerr=error,
-            color=color,
-            marker=marker,
-            label=label)
+        axis.errorbar(tokens, middle, yerr=error, color=color, marker=marker, label=label)
     axis.set_xscale('log')
     axis.set_yscale('log')
     axis.set_xticks(list(ticks), [str(side) for side in ticks.values()])
@@ -95,10 +89,7 @@ def _growth_panel(axis: Axes, result: Dict, mode: str, quantity: str,
 
 def _with_error(values: List, factor: float) -> Tuple[List, List]:
     """Medians, and distances to minima and maxima (0 for plain numbers)."""
-    spreads = [
-        v if isinstance(v, dict) else dict(median=v, min=v, max=v)
-        for v in values
-    ]
+    spreads = [v if isinstance(v, dict) else dict(median=v, min=v, max=v) for v in values]
     middle = [v['median'] * factor for v in spreads]
     low = [max(0, v['median'] - v['min']) * factor for v in spreads]
     high = [max(0, v['max'] - v['median']) * factor for v in spreads]
@@ -111,38 +102,38 @@ def plot_backbone(result: Dict) -> Figure:
     settings = result['settings']
     size = 'x'.join(map(str, settings['size']))
     return _bars(
-        rows, {
-            'time': lambda row: row['time_ratio'],
-            'peak memory': lambda row: row['memory_ratio']
-        },
+        rows,
+        {'time': lambda row: row['time_ratio'], 'peak memory': lambda row: row['memory_ratio']},
         group='mode',
         name='model',
-        title=f"Relative to {result['yardstick']}, batch {settings['batch']} "
-        f'at {size}\n{hardware(result)}')
+        title=f'Relative to {result["yardstick"]}, batch {settings["batch"]} '
+        f'at {size}\n{hardware(result)}',
+    )
 
 
 def plot_attention(result: Dict) -> Figure:
     """Time of each backend relative to dense attention's."""
     rows = [
-        dict(row, stage=f"stage {row['stage']}") for row in result['rows']
-        if row['backend'] != 'dense' and all(
-            'time_over_dense' in row.get(mode, {})
-            for mode in ('forward', 'forward+backward'))
+        dict(row, stage=f'stage {row["stage"]}')
+        for row in result['rows']
+        if row['backend'] != 'dense'
+        and all('time_over_dense' in row.get(mode, {}) for mode in ('forward', 'forward+backward'))
     ]
     settings = result['settings']
     return _bars(
-        rows, {
+        rows,
+        {
             mode: lambda row, mode=mode: row[mode]['time_over_dense']
             for mode in ('forward', 'forward+backward')
         },
         group='stage',
         name='backend',
         title='Time over that of dense attention with as many query-key '
-        f"pairs, {settings['size']}\n{hardware(result)}")
+        f'pairs, {settings["size"]}\n{hardware(result)}',
+    )
 
 
-def _bars(rows: List[Dict], panels: Dict, group: str, name: str,
-          title: str) -> Figure:
+def _bars(rows: List[Dict], panels: Dict, group: str, name: str, title: str) -> Figure:
     """Horizontal bars, a panel for each ratio, a block for each group."""
     names = list(dict.fromkeys(row[name] for row in rows))
     groups = list(dict.fromkeys(row[group] for row in rows))
@@ -151,8 +142,9 @@ def _bars(rows: List[Dict], panels: Dict, group: str, name: str,
         len(panels),
         figsize=(11, 1.8 + 0.3 * (len(rows) + len(groups))),
         sharey=True,
-        squeeze=False)
-    places, labels, place = [], [], 0.
+        squeeze=False,
+    )
+    places, labels, place = [], [], 0.0
     for one in groups:
         for row in (x for x in rows if x[group] == one):
             places.append(place)
@@ -167,14 +159,18 @@ def _bars(rows: List[Dict], panels: Dict, group: str, name: str,
             middle,
             xerr=error,
             color=[COLORS[names.index(row[name])] for row in ordered],
-            error_kw=dict(ecolor='#333333', capsize=2, linewidth=1))
+            error_kw=dict(ecolor='#333333', capsize=2, linewidth=1),
+        )
         for y, x, more in zip(places, middle, error[1]):
             axis.annotate(
-                f'{x:.2f}', (x + more, y), (4, 0),
+                f'{x:.2f}',
+                (x + more, y),
+                (4, 0),
                 textcoords='offset points',
                 va='center',
                 fontsize=9,
-                bbox=dict(facecolor='white', edgecolor='none', pad=0.5))
+                bbox=dict(facecolor='white', edgecolor='none', pad=0.5),
+            )
         axis.axvline(1, color='#333333', linewidth=1, linestyle='--')
         axis.set_title(label)
         axis.grid(False, axis='y')
@@ -194,34 +190,30 @@ def plot_drift(result: Dict) -> Figure:
     for row in result['rows']:
         width = settings['steps'] / len(row['curve'])
         first = row['seed'] == settings['seeds'][0]
-        axis.plot([(i + 0.5) * width for i in range(len(row['curve']))],
-                  row['curve'],
-                  color=COLORS[names.index(row['backend'])],
-                  linewidth=1.2,
-                  label=row['backend'] if first else None)
+        axis.plot(
+            [(i + 0.5) * width for i in range(len(row['curve']))],
+            row['curve'],
+            color=COLORS[names.index(row['backend'])],
+            linewidth=1.2,
+            label=row['backend'] if first else None,
+        )
     axis.set_yscale('log')
     axis.set_xlabel('step')
     axis.set_title('training loss')
     axis.legend()
     seeds = ', '.join(map(str, settings['seeds']))
-    figure.suptitle(
-        f"{settings['config']}, seeds {seeds}\n{hardware(result)}",
-        fontsize=11)
+    figure.suptitle(f'{settings["config"]}, seeds {seeds}\n{hardware(result)}', fontsize=11)
     figure.tight_layout()
     return figure
 
 
-PLOTS = dict(
-    growth=plot_growth,
-    backbone=plot_backbone,
-    attention=plot_attention,
-    drift=plot_drift)
+PLOTS = dict(growth=plot_growth, backbone=plot_backbone, attention=plot_attention, drift=plot_drift)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('results', nargs='+', type=Path, help='JSON files')
     parser.add_argument('--format', choices=('png', 'svg'), default='png')
     args = parser.parse_args()
@@ -230,8 +222,7 @@ def main() -> None:
             result = json.loads(path.read_text())
             plot = PLOTS.get(result['benchmark'])
         except (OSError, ValueError, KeyError) as error:
-            raise SystemExit(f'error: {path} is no result of a benchmark '
-                             f'({type(error).__name__})')
+            raise SystemExit(f'error: {path} is no result of a benchmark ({type(error).__name__})')
         if plot is None:
             print(f'{path} has a table only')
             continue

@@ -1,4 +1,5 @@
 """What a result says about its origin, and how it is written."""
+
 import datetime
 import json
 import os
@@ -18,6 +19,7 @@ def environment(device: str, threads: Optional[int] = None) -> Dict:
     """Hardware, versions, date and command of this run; no absolute paths."""
     try:
         import triton
+
         triton_version = triton.__version__
     except ImportError:
         triton_version = None
@@ -26,8 +28,7 @@ def environment(device: str, threads: Optional[int] = None) -> Dict:
         properties = torch.cuda.get_device_properties(0)
         gpu = f'{properties.name}, {properties.total_memory / 2**30:.0f} GiB'
     arguments = [  # of absolute paths, which say nothing, the last part
-        re.sub(r'(?<![^=]){0}.*{0}'.format(re.escape(os.sep)), '', x)
-        for x in sys.argv[1:]
+        re.sub(r'(?<![^=]){0}.*{0}'.format(re.escape(os.sep)), '', x) for x in sys.argv[1:]
     ]
     command = ['python', 'benchmarks/' + Path(sys.argv[0]).name, *arguments]
     return dict(
@@ -41,13 +42,13 @@ def environment(device: str, threads: Optional[int] = None) -> Dict:
         cuda=torch.version.cuda if gpu else None,
         triton=triton_version,
         date=datetime.date.today().isoformat(),
-        command=' '.join(shlex.quote(x) for x in command))
+        command=' '.join(shlex.quote(x) for x in command),
+    )
 
 
 def _cpu_name() -> str:
     info = Path('/proc/cpuinfo')
-    names = re.findall(r'model name\s*: (.+)',
-                       info.read_text()) if info.exists() else []
+    names = re.findall(r'model name\s*: (.+)', info.read_text()) if info.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 
@@ -67,13 +68,12 @@ def write(result: Dict, name: str, tables: Sequence[str], out: str) -> Path:
         The JSON file.
     """
     about = result['environment']
-    hardware = about['gpu'] or f"cpu {about['threads']} threads"
+    hardware = about['gpu'] or f'cpu {about["threads"]} threads'
     hardware = re.sub('[^a-z0-9]+', '-', hardware.split(',')[0].lower())
     path = Path(out) / hardware / f'{name}.json'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + '\n')
-    head = '\n'.join(f'- {key}: {value}' for key, value in about.items()
-                     if value is not None)
+    head = '\n'.join(f'- {key}: {value}' for key, value in about.items() if value is not None)
     text = '\n\n'.join([f'# {name}', *tables, head]) + '\n'
     path.with_suffix('.md').write_text(text)
     print(text)
@@ -83,15 +83,12 @@ def write(result: Dict, name: str, tables: Sequence[str], out: str) -> Path:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; the first column is text, the others are numbers."""
     rule = ['---', *['---:'] * (len(columns) - 1)]
-    return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |'
-                     for row in (columns, rule, *rows))
+    return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in (columns, rule, *rows))
 
 
 def with_spread(values: Dict, factor: float = 1, digits: int = 3) -> str:
     """'median (min-max)' in significant digits."""
-    median, low, high = (
-        _round(values[key] * factor, digits)
-        for key in ('median', 'min', 'max'))
+    median, low, high = (_round(values[key] * factor, digits) for key in ('median', 'min', 'max'))
     return f'{median} ({low}-{high})'
 
 
@@ -107,9 +104,8 @@ def parse_size(text: str) -> Tuple[int, int]:
         SystemExit: It is neither, or smaller than the networks' stride, 32.
     """
     sides: List[str] = text.lower().split('x')
-    if len(sides) > 2 or not all(x.isdigit() for x in sides) or (min(
-            map(int, sides)) < 32):
+    if len(sides) > 2 or not all(x.isdigit() for x in sides) or (min(map(int, sides)) < 32):
         raise SystemExit(
-            'error: a size must be HxW or one number, in pixels, at least 32; '
-            f'got {text!r}')
+            f'error: a size must be HxW or one number, in pixels, at least 32; got {text!r}'
+        )
     return int(sides[0]), int(sides[-1])

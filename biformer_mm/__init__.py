@@ -3,14 +3,16 @@ nothing else; see :func:`biformer_mm.utils.register_all_modules` for the rest.
 
 The ops work without MMEngine, so ``import biformer_mm.ops`` needs torch alone.
 """
+
 from importlib.util import find_spec
 
 from .version import __version__
 
 if find_spec('mmengine'):
-    from .compatibility import check_packages
+    from .utils.compatibility import check_packages
+
     check_packages()  # first: what follows may fail with another version
-    from . import visualization  # noqa: F401  (registers its hook)
+    from .engine.hooks import routing_visualization_hook  # noqa: F401  (registers it)
 
 from .models import BiFormer, BiLevelRoutingAttention  # noqa: E402
 

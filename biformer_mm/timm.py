@@ -2,30 +2,29 @@
 
 It needs timm 1.0 or later, and nothing of OpenMMLab.
 """
+
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from timm.layers import ClassifierHead
-from timm.models import (build_model_with_cfg, generate_default_cfgs,
-                         register_model)
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from biformer_mm.checkpoint import convert_state_dict
 from biformer_mm.models import BiFormer
-from biformer_mm.models.arch import ARCHS, parse_arch
-from biformer_mm.models.biformer import init_linear
+from biformer_mm.models.backbones.arch import ARCHS, parse_arch
+from biformer_mm.models.backbones.biformer import init_linear
 
 Indices = Union[int, Sequence[int], None]
 
-default_cfgs = generate_default_cfgs({
-    f'biformer_{arch}':
-    dict(
-        min_input_size=(3, 32, 32),
-        pool_size=(7, 7),
-        first_conv='stem.0',
-        classifier='head.fc')
-    for arch in ARCHS
-})
+default_cfgs = generate_default_cfgs(
+    {
+        f'biformer_{arch}': dict(
+            min_input_size=(3, 32, 32), pool_size=(7, 7), first_conv='stem.0', classifier='head.fc'
+        )
+        for arch in ARCHS
+    }
+)
 
 
 class BiFormerClassifier(BiFormer):
@@ -41,28 +40,26 @@ class BiFormerClassifier(BiFormer):
             as ``num_regions`` and ``drop_path_rate``.
     """
 
-    def __init__(self,
-                 arch: Union[str, Dict],
-                 in_chans: int = 3,
-                 num_classes: int = 1000,
-                 global_pool: str = 'avg',
-                 drop_rate: float = 0.,
-                 **options: Any) -> None:
+    def __init__(
+        self,
+        arch: Union[str, Dict],
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        **options: Any,
+    ) -> None:
         dims = parse_arch(arch)['embed_dims']
         super().__init__(
-            arch,
-            in_channels=in_chans,
-            out_indices=(len(dims) - 1, ),
-            out_norm='BN',
-            **options)
+            arch, in_channels=in_chans, out_indices=(len(dims) - 1,), out_norm='BN', **options
+        )
         self.feature_info = [
             dict(num_chs=channels, reduction=4 << i, module=f'stages.{i}')
             for i, channels in enumerate(dims)
         ]
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = dims[-1]
-        self.head = ClassifierHead(dims[-1], num_classes, global_pool,
-                                   drop_rate)
+        self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate)
         self.head.apply(init_linear)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,7 +81,7 @@ class BiFormerClassifier(BiFormer):
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = 'NCHW',
-        intermediates_only: bool = False
+        intermediates_only: bool = False,
     ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
         """Compute maps of several stages; the arguments are timm's.
 
@@ -111,10 +108,9 @@ class BiFormerClassifier(BiFormer):
                 maps.append(normed if norm else x)
         return maps if intermediates_only else (normed, maps)
 
-    def prune_intermediate_layers(self,
-                                  indices: Indices = 1,
-                                  prune_norm: bool = False,
-                                  prune_head: bool = True) -> List[int]:
+    def prune_intermediate_layers(
+        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> List[int]:
         """Drop what the maps of some stages do not need.
 
         Returns:
@@ -123,9 +119,9 @@ class BiFormerClassifier(BiFormer):
         wanted = self._find_stages(indices)
         last = max(wanted)
         if last < len(self.stages) - 1:
-            self.out_indices = (last, )
+            self.out_indices = (last,)
             self.num_features = self.feature_info[last]['num_chs']
-        self.stages = self.stages[:last + 1]
+        self.stages = self.stages[: last + 1]
         self.downsamples = self.downsamples[:last]
         if prune_norm:
             self.out_norms = nn.ModuleDict()
@@ -136,9 +132,7 @@ class BiFormerClassifier(BiFormer):
     def get_classifier(self) -> nn.Module:
         return self.head.fc
 
-    def reset_classifier(self,
-                         num_classes: int,
-                         global_pool: Optional[str] = None) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
@@ -153,10 +147,8 @@ class BiFormerClassifier(BiFormer):
             return dict(stem='stem', blocks=r'(?:stages|downsamples)\.(\d+)')
         return dict(
             stem='stem',
-            blocks=[
-                (r'stages\.(\d+)\.(\d+)', None),
-                (r'downsamples\.(\d+)', (float('inf'), )),
-            ])
+            blocks=[(r'stages\.(\d+)\.(\d+)', None), (r'downsamples\.(\d+)', (float('inf'),))],
+        )
 
     def _find_stages(self, indices: Indices) -> List[int]:
         number = len(self.stages)
@@ -165,14 +157,16 @@ class BiFormerClassifier(BiFormer):
         if isinstance(indices, int):
             indices = range(number - indices, number)
         if not indices or not all(-number <= i < number for i in indices):
-            raise ValueError(f'the model has the stages 0 to {number - 1}; '
-                             f'asked for: {list(indices)}')
+            raise ValueError(
+                f'the model has the stages 0 to {number - 1}; asked for: {list(indices)}'
+            )
         return sorted({i % number for i in indices})
 
 
 def _read_weights(checkpoint: Dict) -> Dict[str, Tensor]:
     """A checkpoint's weights under our names, without a head that served
-    token labelling in training."""
+    token labelling in training.
+    """
     weights = convert_state_dict(checkpoint)
     return {n: t for n, t in weights.items() if not n.startswith('aux_head.')}
 
@@ -185,7 +179,8 @@ def _create(arch: str, pretrained: bool, **options: Any) -> nn.Module:
         pretrained_filter_fn=_read_weights,
         feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),
         arch=arch,
-        **options)
+        **options,
+    )
 
 
 @register_model

@@ -7,10 +7,11 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(_delete_=True, **_base_.biformer),
-    neck=dict(in_channels=[64, 128, 256, 512]))
+    backbone=dict(_delete_=True, **_base_.biformer), neck=dict(in_channels=[64, 128, 256, 512])
+)
 
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.))
+    paramwise_cfg=dict(norm_decay_mult=0.0),
+)

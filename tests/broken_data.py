@@ -3,6 +3,7 @@
 ``IMAGES`` maps a kind of problem, as tools/misc/check_dataset.py names it, to
 a function that makes it out of a healthy JPEG.
 """
+
 import io
 import json
 from contextlib import contextmanager
@@ -20,13 +21,13 @@ def _empty(path: Path) -> None:
 
 def _truncated(path: Path) -> None:
     data = path.read_bytes()
-    path.write_bytes(data[:len(data) // 2])
+    path.write_bytes(data[: len(data) // 2])
 
 
 def _corrupt(path: Path) -> None:
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
-    data[middle:middle + 200] = bytes(200)
+    data[middle : middle + 200] = bytes(200)
     path.write_bytes(bytes(data))
 
 

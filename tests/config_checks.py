@@ -1,4 +1,5 @@
 """Load, build and run the configs of the suite."""
+
 import copy
 
 import torch
@@ -13,7 +14,8 @@ CONFIGS = ROOT / 'configs'
 NAMES = sorted(
     str(path.relative_to(CONFIGS).with_suffix(''))
     for folder in ('.', 'ablation')
-    for path in (CONFIGS / folder).glob('*.py'))
+    for path in (CONFIGS / folder).glob('*.py')
+)
 
 
 def load(name):
@@ -42,8 +44,7 @@ def assert_trains(model, inputs):
         if param.requires_grad:  # none is left out: DDP needs no search
             assert param.grad is not None, name
     torch.optim.AdamW(model.parameters(), 1e-4).step()
-    assert any(not torch.equal(v, before[k])
-               for k, v in model.state_dict().items())
+    assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def predict(model, inputs):
@@ -71,10 +72,7 @@ def _predicted(samples):
 def assert_small_delta(name):
     """A size variant changes only what differs."""
     text = (CONFIGS / f'{name}.py').read_text()
-    lines = [
-        line for line in text.splitlines()
-        if line.strip() and not line.startswith('#')
-    ]
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith('#')]
     assert len(lines) <= 15
 
 
@@ -83,15 +81,9 @@ def assert_no_decay_of_norms(model, optim_wrapper, weight_decay):
     optim_wrapper.type = 'OptimWrapper'  # AMP needs a GPU
     optimizer = build_optim_wrapper(model, optim_wrapper).optimizer
     decay = {
-        id(p): group['weight_decay']
-        for group in optimizer.param_groups
-        for p in group['params']
+        id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']
     }
-    norms = {
-        id(p)
-        for m in model.modules() if 'Norm' in type(m).__name__
-        for p in m.parameters()
-    }
+    norms = {id(p) for m in model.modules() if 'Norm' in type(m).__name__ for p in m.parameters()}
     for name, param in model.named_parameters():
         expected = 0 if id(param) in norms else weight_decay
         assert decay[id(param)] == expected, name

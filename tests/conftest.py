@@ -14,6 +14,7 @@ if not torch.cuda.is_available():
 os.environ['ORT_DISABLE_TELEMETRY'] = '1'
 if find_spec('mmengine'):  # as the tools do
     from biformer_mm.utils import register_all_modules
+
     register_all_modules()
 LEFT_OUT = pytest.StashKey()  # names of tests
 
@@ -22,13 +23,14 @@ def pytest_addoption(parser):
     parser.addoption(
         '--known-skips',
         action='store_true',
-        help='fail if a test is skipped for a reason that is not in '
-        'tests/known_skips.py')
+        help='fail if a test is skipped for a reason that is not in tests/known_skips.py',
+    )
     parser.addoption(
         '--until',
         type=int,
         metavar='SECONDS',
-        help='start no test later than this, in seconds as of `date +%s`')
+        help='start no test later than this, in seconds as of `date +%s`',
+    )
 
 
 def pytest_runtest_protocol(item):
@@ -63,7 +65,8 @@ def pytest_terminal_summary(terminalreporter, config):
             terminalreporter.line(
                 f'ERROR: tests/known_skips.py has no {reason!r}: make the '
                 'test run, or add the reason',
-                red=True)
+                red=True,
+            )
 
 
 def skipped_in(config):
@@ -75,6 +78,7 @@ def skipped_in(config):
 def shapes(tmp_path_factory):
     """A small data set of the demo's kind."""
     from biformer_mm.datasets import make_shapes
+
     root = tmp_path_factory.mktemp('data') / 'shapes'
     return make_shapes(root, num_train=8, num_val=4)
 
@@ -83,6 +87,7 @@ def shapes(tmp_path_factory):
 def healthy(tmp_path_factory):
     """Small data sets by layout, which nothing is wrong with."""
     from biformer_mm.datasets import make_shapes
+
     root = tmp_path_factory.mktemp('healthy')
     return {
         layout: make_shapes(root / layout, layout, 4, 2, image_size=64)

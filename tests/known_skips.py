@@ -3,6 +3,7 @@
 `pytest --known-skips` prints each skipped test with its reason and fails if
 one has another: a test that is always skipped tests nothing.
 """
+
 # As pytest prints them, with where the test runs.
 KNOWN = {
     'needs a GPU': 'on a GPU',
@@ -26,8 +27,5 @@ def summarize(reports):
     found = {}
     for report in reports:
         found.setdefault(reason_of(report), []).append(report.nodeid)
-    lines = [
-        f'{name}: {reason}' for reason, names in found.items()
-        for name in names
-    ]
+    lines = [f'{name}: {reason}' for reason, names in found.items() for name in names]
     return lines, sorted(set(found) - set(KNOWN))

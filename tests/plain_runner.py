@@ -1,9 +1,10 @@
 """Run code as where nothing of OpenMMLab is installed."""
+
 import subprocess
 import sys
 
 # Nothing but torch and what it brings is found.
-HIDE = '''
+HIDE = """
 import importlib.util, sys
 import torch
 HIDDEN = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm', 'einops',
@@ -16,7 +17,7 @@ find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *package: (
     None if name.split('.')[0] in HIDDEN else find_spec(name, *package))
 sys.meta_path.insert(0, Hide())
-'''
+"""
 
 
 def run_without_openmmlab(code, cwd, show=()):
@@ -29,6 +30,7 @@ def run_without_openmmlab(code, cwd, show=()):
         cwd=cwd,
         text=True,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT)
+        stderr=subprocess.STDOUT,
+    )
     assert result.returncode == 0, result.stdout
     return result.stdout

@@ -1,4 +1,5 @@
 """Start the processes of a distributed run as a launcher does."""
+
 import os
 import socket
 import subprocess
@@ -21,21 +22,20 @@ def launcher_variables(launcher: str, rank: int, world_size: int) -> Dict:
     """What a launcher tells the processes on one machine."""
     rank, world_size = str(rank), str(world_size)
     return {
-        'pytorch':
-        dict(RANK=rank, WORLD_SIZE=world_size, LOCAL_RANK=rank),
-        'slurm':
-        dict(
+        'pytorch': dict(RANK=rank, WORLD_SIZE=world_size, LOCAL_RANK=rank),
+        'slurm': dict(
             SLURM_PROCID=rank,
             SLURM_NTASKS=world_size,
             SLURM_LOCALID=rank,
             SLURM_NODELIST='localhost',
-            SLURM_JOB_ID='7'),
-        'mpi':
-        dict(
+            SLURM_JOB_ID='7',
+        ),
+        'mpi': dict(
             OMPI_COMM_WORLD_RANK=rank,
             OMPI_COMM_WORLD_SIZE=world_size,
             OMPI_COMM_WORLD_LOCAL_RANK=rank,
-            OMPI_COMM_WORLD_LOCAL_SIZE=world_size),
+            OMPI_COMM_WORLD_LOCAL_SIZE=world_size,
+        ),
     }[launcher]
 
 
@@ -47,24 +47,25 @@ def start(command, cwd: Path, **variables: str) -> subprocess.Popen:
         env={
             **os.environ,
             'PYTHON': sys.executable,  # of the shell scripts
-            **variables
+            **variables,
         },
         text=True,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT)
+        stderr=subprocess.STDOUT,
+    )
 
 
 def start_two(launcher: str, tool: str, *args, cwd: Path, **variables: str):
     """Start two processes of tools/TOOL that a launcher would start."""
     port = str(free_port())
     return [
-        start([
-            sys.executable, ROOT / 'tools' / tool, *args, '--launcher',
-            launcher
-        ],
-              cwd,
-              MASTER_ADDR='127.0.0.1',
-              MASTER_PORT=port,
-              **launcher_variables(launcher, rank, 2),
-              **variables) for rank in range(2)
+        start(
+            [sys.executable, ROOT / 'tools' / tool, *args, '--launcher', launcher],
+            cwd,
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=port,
+            **launcher_variables(launcher, rank, 2),
+            **variables,
+        )
+        for rank in range(2)
     ]

@@ -1,17 +1,17 @@
 """BiFormer as timm's users meet it."""
+
+import golden
 import pytest
 import torch
 from torch import nn
 
-import golden
 from biformer_mm.checkpoint import convert_state_dict
 from biformer_mm.models import BiFormer
 
 timm = pytest.importorskip('timm', reason='timm is not installed')
 from biformer_mm.timm import BiFormerClassifier  # noqa: E402
 
-PARAMETERS = dict(
-    tiny=13_142_760, small=25_536_232, base=56_804_968, stl=28_372_552)
+PARAMETERS = dict(tiny=13_142_760, small=25_536_232, base=56_804_968, stl=28_372_552)
 ARCHS = tuple(PARAMETERS)
 IMAGE = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -36,14 +36,12 @@ def test_parameters_are_the_papers(arch):
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[arch]
 
 
-@pytest.mark.parametrize('name, layout', [('classifier_s7', 0),
-                                          ('classifier_stl_s7', 1)])
+@pytest.mark.parametrize('name, layout', [('classifier_s7', 0), ('classifier_stl_s7', 1)])
 def test_outputs_are_the_authors(name, layout):
     arrays = golden.load(name)
     model = BiFormerClassifier(
-        golden.small_arch()[layout],
-        num_classes=10,
-        num_regions=arrays['n_win'].item())
+        golden.small_arch()[layout], num_classes=10, num_regions=arrays['n_win'].item()
+    )
     model.load_state_dict(convert_state_dict(golden.section(arrays, 'state')))
     out = model.eval()(arrays['x'])
     golden.assert_close(out, arrays['out'], golden.OUT_RTOL, 'logits')
@@ -51,8 +49,9 @@ def test_outputs_are_the_authors(name, layout):
     expected = convert_state_dict(golden.section(arrays, 'grad_norm'))
     assert set(expected) == {n for n, _ in model.named_parameters()}
     for param, value in model.named_parameters():
-        golden.assert_close(value.grad.norm(), expected[param],
-                            golden.GRAD_RTOL, f'grad norm of {param}')
+        golden.assert_close(
+            value.grad.norm(), expected[param], golden.GRAD_RTOL, f'grad norm of {param}'
+        )
 
 
 def test_default_cfg_names_layers_of_the_model():
@@ -88,15 +87,14 @@ def test_head_is_the_classifier_of_the_features():
 def test_rates_of_drop_path_and_dropout():
     model = create(drop_path_rate=0.3, drop_rate=0.2)
     rates = [block.drop_path.rate for stage in model.stages for block in stage]
-    torch.testing.assert_close(rates, torch.linspace(0, .3, 14).tolist())
+    torch.testing.assert_close(rates, torch.linspace(0, 0.3, 14).tolist())
     assert model.head.drop.p == 0.2
 
 
 def test_options_of_the_backbone_reach_it():
     model = create(num_regions=16, padding='masked', attn_backend='reference')
     attn = model.stages[0][0].attn
-    assert (attn.num_regions, attn.padding,
-            attn.attn_backend) == (16, 'masked', 'reference')
+    assert (attn.num_regions, attn.padding, attn.attn_backend) == (16, 'masked', 'reference')
     with pytest.raises(TypeError, match='patch_size'):
         create(patch_size=4)
 
@@ -111,10 +109,10 @@ def test_features_are_the_maps_of_the_backbone():
         torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize('out_indices, channels', [(None, [64, 128, 256, 512]),
-                                                   ((0, 2), [64, 256]),
-                                                   ((-2, ), [256]),
-                                                   (2, [256, 512])])
+@pytest.mark.parametrize(
+    'out_indices, channels',
+    [(None, [64, 128, 256, 512]), ((0, 2), [64, 256]), ((-2,), [256]), (2, [256, 512])],
+)
 def test_features_have_no_weight_to_spare(out_indices, channels):
     """Stages, norm and head that no map needs are gone: DDP goes without
     find_unused_parameters."""
@@ -128,7 +126,7 @@ def test_features_have_no_weight_to_spare(out_indices, channels):
 
 def test_stage_that_is_not_there():
     with pytest.raises(ValueError, match=r'stages 0 to 3; asked for: \[4\]'):
-        create(features_only=True, out_indices=(4, ))
+        create(features_only=True, out_indices=(4,))
 
 
 def test_intermediates():
@@ -142,8 +140,7 @@ def test_intermediates():
 
     calls = []
     model.stages[2][0].register_forward_hook(lambda *_: calls.append(1))
-    early = model.forward_intermediates(
-        IMAGE, (1, ), stop_early=True, intermediates_only=True)
+    early = model.forward_intermediates(IMAGE, (1,), stop_early=True, intermediates_only=True)
     torch.testing.assert_close(early, maps[1:2])
     assert not calls
     with pytest.raises(ValueError, match="must be 'NCHW'; got 'NLC'"):
@@ -160,7 +157,10 @@ def released(tmp_path_factory):
             model={
                 n.replace('out_norms.3', 'norm').replace('head.fc', 'head'): t
                 for n, t in state.items()
-            }), path)
+            }
+        ),
+        path,
+    )
     return dict(file=str(path), num_classes=4), state
 
 
@@ -168,34 +168,25 @@ def test_weights_load_and_adapt(released):
     """To other classes and channels, as timm does it."""
     overlay, state = released
     model = timm.create_model(
-        'biformer_tiny',
-        pretrained=True,
-        num_classes=4,
-        pretrained_cfg_overlay=overlay)
+        'biformer_tiny', pretrained=True, num_classes=4, pretrained_cfg_overlay=overlay
+    )
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, state[name], rtol=0, atol=0)
 
     model = timm.create_model(
-        'biformer_tiny',
-        pretrained=True,
-        num_classes=9,
-        in_chans=1,
-        pretrained_cfg_overlay=overlay)
+        'biformer_tiny', pretrained=True, num_classes=9, in_chans=1, pretrained_cfg_overlay=overlay
+    )
     found = model.state_dict()
     assert found['head.fc.weight'].shape == (9, 512)
-    torch.testing.assert_close(found['stem.0.weight'],
-                               state['stem.0.weight'].sum(1, keepdim=True))
-    for name in set(state) - {
-            'head.fc.weight', 'head.fc.bias', 'stem.0.weight'
-    }:
+    torch.testing.assert_close(found['stem.0.weight'], state['stem.0.weight'].sum(1, keepdim=True))
+    for name in set(state) - {'head.fc.weight', 'head.fc.bias', 'stem.0.weight'}:
         torch.testing.assert_close(found[name], state[name], rtol=0, atol=0)
 
 
 def test_checkpointing_recomputes_and_changes_nothing():
     model = create(num_classes=3)
     calls = []
-    model.stages[2][0].mlp.register_forward_pre_hook(
-        lambda *_: calls.append(1))
+    model.stages[2][0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     grads = []
     for enable in (False, True):
         model.set_grad_checkpointing(enable)
@@ -209,38 +200,38 @@ def test_checkpointing_recomputes_and_changes_nothing():
 
 def test_groups_deepen_with_the_network():
     model = create()
-    group = timm.models.group_parameters(
-        model, model.group_matcher(), reverse=True)
+    group = timm.models.group_parameters(model, model.group_matcher(), reverse=True)
     order = [
-        'stem.0.weight', 'stages.0.0.norm1.weight', 'stages.0.1.mlp.fc1.bias',
-        'downsamples.0.0.weight', 'stages.1.0.norm1.weight',
-        'stages.2.7.norm1.weight', 'downsamples.2.1.bias',
-        'stages.3.1.attn.qkv.weight', 'head.fc.weight'
+        'stem.0.weight',
+        'stages.0.0.norm1.weight',
+        'stages.0.1.mlp.fc1.bias',
+        'downsamples.0.0.weight',
+        'stages.1.0.norm1.weight',
+        'stages.2.7.norm1.weight',
+        'downsamples.2.1.bias',
+        'stages.3.1.attn.qkv.weight',
+        'head.fc.weight',
     ]
     depths = [group[name] for name in order]
     assert depths == sorted(set(depths))
     assert group['out_norms.3.weight'] == group['head.fc.weight']
     assert len(set(group.values())) == 1 + 14 + 3 + 1
-    coarse = timm.models.group_parameters(
-        model, model.group_matcher(coarse=True), reverse=True)
+    coarse = timm.models.group_parameters(model, model.group_matcher(coarse=True), reverse=True)
     assert len(set(coarse.values())) == 1 + 4 + 1
 
 
 def test_weights_decay_as_timm_groups_them():
     """Norms and biases are left out of the decay."""
     from timm.optim import create_optimizer_v2
+
     model = create()
-    optimizer = create_optimizer_v2(
-        model, opt='adamw', lr=1e-3, weight_decay=0.05, layer_decay=0.8)
+    optimizer = create_optimizer_v2(model, opt='adamw', lr=1e-3, weight_decay=0.05, layer_decay=0.8)
     decayed = {
-        id(p)
-        for group in optimizer.param_groups if group['weight_decay']
-        for p in group['params']
+        id(p) for group in optimizer.param_groups if group['weight_decay'] for p in group['params']
     }
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
-            is_kernel = name == 'weight' and isinstance(
-                module, (nn.Linear, nn.Conv2d))
+            is_kernel = name == 'weight' and isinstance(module, (nn.Linear, nn.Conv2d))
             assert (id(p) in decayed) == is_kernel
     rates = {group['lr_scale'] for group in optimizer.param_groups}
     assert max(rates) == 1 and min(rates) == pytest.approx(0.8**18)

@@ -1,4 +1,5 @@
 """Run the suite's tools as a user does, or as modules."""
+
 import importlib.util
 import os
 import subprocess
@@ -11,8 +12,7 @@ from mmengine.utils import digit_version
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a tool needs to read a training's checkpoint.
-TRUST = ([] if digit_version(torch.__version__) >= digit_version('2.6') else
-         ['--trust'])
+TRUST = [] if digit_version(torch.__version__) >= digit_version('2.6') else ['--trust']
 
 
 def run_tool(tool: str, *args, cwd: Path, ok: bool = True) -> str:
@@ -29,7 +29,8 @@ def run_tool(tool: str, *args, cwd: Path, ok: bool = True) -> str:
         env={**os.environ, 'PYTHON': sys.executable},  # of the shell scripts
         text=True,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT)
+        stderr=subprocess.STDOUT,
+    )
     # The cause comes last: a log's end survives where reports are cut.
     assert (result.returncode == 0) == ok, result.stdout[-5000:]
     return result.stdout

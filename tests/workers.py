@@ -1,4 +1,5 @@
 """Workers that load data, of runs within the tests' process."""
+
 from torch.utils.data import DataLoader
 
 

@@ -20,26 +20,34 @@ CONFIGS = {
     'deep.json': '[' * 100000,
     'junk.yaml': b'\x00\xff: [',
     'colon.yml': 'a: b: c',
-    'junk.txt': 'a'
+    'junk.txt': 'a',
 }
 NO_FILE = [
-    '', '{box}/gone.py', '{box}', '/dev/null/x', 'a\0b', 'x' * 5000,
-    '{box}/ü \u202e/gone.json'
+    '',
+    '{box}/gone.py',
+    '{box}',
+    '/dev/null/x',
+    'a\0b',
+    'x' * 5000,
+    '{box}/ü \u202e/gone.json',
 ]
-WRONG_CONFIG = [
-    *NO_FILE, '{box}/folder.py', *('{box}/' + name for name in CONFIGS)
-]
+WRONG_CONFIG = [*NO_FILE, '{box}/folder.py', *('{box}/' + name for name in CONFIGS)]
 WRONG_CHECKPOINT = [
-    *NO_FILE, '{box}/empty.pth', '{box}/junk.pth', '{box}/half.pth',
-    '{box}/runs_code.pth', '{box}/other.pth', '{box}/page.pth', '{image}',
-    'http://127.0.0.1:9/x.pth', 'nothing://x', 's3://x/y'
+    *NO_FILE,
+    '{box}/empty.pth',
+    '{box}/junk.pth',
+    '{box}/half.pth',
+    '{box}/runs_code.pth',
+    '{box}/other.pth',
+    '{box}/page.pth',
+    '{image}',
+    'http://127.0.0.1:9/x.pth',
+    'nothing://x',
+    's3://x/y',
 ]
 WRONG_IMAGE = [*NO_FILE, '{box}/junk.jpg', '{box}/empty.jpg']
 WRONG_OUT = ['{image}/x', '/dev/null/x', 'a\0b', 'x' * 5000, '/proc/x/y']
-WRONG_DEVICE = [
-    'cuda:7', 'xpu', 'potato', '', 'cpu:x', 'cuda:-1', 'meta',
-    'cuda:' + '9' * 40
-]
+WRONG_DEVICE = ['cuda:7', 'xpu', 'potato', '', 'cpu:x', 'cuda:-1', 'meta', 'cuda:' + '9' * 40]
 SIZES = ['0', '-1', '9' * 40]
 # What none of the models can be built of.
 WRONG_MODEL = [
@@ -63,7 +71,7 @@ WRONG_MODEL = [
     ['default_scope=3'],
     [
         'model.backbone.init_cfg.checkpoint={box}/junk.pth',
-        'model.backbone.init_cfg.type=Pretrained'
+        'model.backbone.init_cfg.type=Pretrained',
     ],
 ]
 # One of each kind of these, where models are built as in get_flops.py.
@@ -141,169 +149,198 @@ WRONG_TEST = [
 # Through what is no dict.
 KEYS = [['a=1', 'a.b=2'], ['model.type.x.y=3']]
 
-TASKS = dict(
-    det='retinanet_biformer_demo',
-    seg='semantic_fpn_biformer_demo',
-    cls='biformer_demo')
+TASKS = dict(det='retinanet_biformer_demo', seg='semantic_fpn_biformer_demo', cls='biformer_demo')
 # A command that is right, word by word; and what each argument must not be.
 # An argument that is no option is named by its place.
 TOOLS = {
-    'train.py': (dict(config='{cls}', **{'--work-dir': 'work'}), {
-        'config': WRONG_CONFIG,
-        '--work-dir': WRONG_OUT,
-        '--resume': [[], *WRONG_CHECKPOINT[:-3]],
-        '--amp': [[], 'bfloat16'],
-        '--launcher': ['pytorch', 'slurm', 'mpi'],
-        '--cfg-options': KEYS + SOME_MODELS + WRONG_TRAINING,
-    }),
-    'test.py':
-    (dict(config='{cls}', checkpoint='{cls_pth}', **{'--work-dir': 'work'}), {
-        'config':
-        WRONG_CONFIG,
-        'checkpoint': [*WRONG_CHECKPOINT, '{seg_pth}'],
-        '--work-dir':
-        WRONG_OUT,
-        '--show-dir':
-        WRONG_OUT[:-1],
-        '--out': [
-            *WRONG_OUT, 'x.txt', '/dev/null/x.pkl', '', 'a\0b.pkl',
-            '{image}/x.pkl', '{box}/folder.pkl'
-        ],
-        '--launcher': ['pytorch', 'slurm', 'mpi'],
-        '--tta': [['--cfg-options', field]
-                  for field in ('tta_model=3', 'tta_model.type=NoSuch',
-                                'test_dataloader.dataset.pipeline=3',
-                                'test_dataloader.dataset.pipeline=[]')],
-        '--cfg-options':
-        KEYS + SOME_MODELS +
-        WRONG_TEST + [['test_evaluator=None'], ['test_evaluator.type=NoSuch'],
-                      ['test_cfg=3'], ['test_dataloader.batch_size=x']],
-    }),
-    'infer.py': (dict(
-        input='{image}',
-        **{
-            '--config': '{det}',
-            '--checkpoint': '{det_pth}',
-            '--out': 'out',
-            '--device': 'cpu'
-        }), {
+    'train.py': (
+        dict(config='{cls}', **{'--work-dir': 'work'}),
+        {
+            'config': WRONG_CONFIG,
+            '--work-dir': WRONG_OUT,
+            '--resume': [[], *WRONG_CHECKPOINT[:-3]],
+            '--amp': [[], 'bfloat16'],
+            '--launcher': ['pytorch', 'slurm', 'mpi'],
+            '--cfg-options': KEYS + SOME_MODELS + WRONG_TRAINING,
+        },
+    ),
+    'test.py': (
+        dict(config='{cls}', checkpoint='{cls_pth}', **{'--work-dir': 'work'}),
+        {
+            'config': WRONG_CONFIG,
+            'checkpoint': [*WRONG_CHECKPOINT, '{seg_pth}'],
+            '--work-dir': WRONG_OUT,
+            '--show-dir': WRONG_OUT[:-1],
+            '--out': [
+                *WRONG_OUT,
+                'x.txt',
+                '/dev/null/x.pkl',
+                '',
+                'a\0b.pkl',
+                '{image}/x.pkl',
+                '{box}/folder.pkl',
+            ],
+            '--launcher': ['pytorch', 'slurm', 'mpi'],
+            '--tta': [
+                ['--cfg-options', field]
+                for field in (
+                    'tta_model=3',
+                    'tta_model.type=NoSuch',
+                    'test_dataloader.dataset.pipeline=3',
+                    'test_dataloader.dataset.pipeline=[]',
+                )
+            ],
+            '--cfg-options': KEYS
+            + SOME_MODELS
+            + WRONG_TEST
+            + [
+                ['test_evaluator=None'],
+                ['test_evaluator.type=NoSuch'],
+                ['test_cfg=3'],
+                ['test_dataloader.batch_size=x'],
+            ],
+        },
+    ),
+    'infer.py': (
+        dict(
+            input='{image}',
+            **{'--config': '{det}', '--checkpoint': '{det_pth}', '--out': 'out', '--device': 'cpu'},
+        ),
+        {
             'input': [
-                *(x for x in WRONG_IMAGE if x != '{box}'), '{box}/empty',
-                '*.nothing', '[', '{cls}'
+                *(x for x in WRONG_IMAGE if x != '{box}'),
+                '{box}/empty',
+                '*.nothing',
+                '[',
+                '{cls}',
             ],
             '--config': [*WRONG_CONFIG, '{cls}', '{seg}'],
             '--checkpoint': [*WRONG_CHECKPOINT, '{seg_pth}'],
-            '--out':
-            WRONG_OUT,
+            '--out': WRONG_OUT,
             '--task': ['seg', 'cls'],
             '--score-thr': ['nan', '-1', '1.01', 'inf'],
-            '--device':
-            WRONG_DEVICE,
-            '--cfg-options':
-            KEYS + SOME_MODELS + WRONG_TEST,
-        }),
-    'misc/check_dataset.py': (dict(config='{det}'), {
-        'config':
-        WRONG_CONFIG,
-        '--workers':
-        SIZES[:2],
-        '--json': [*WRONG_OUT, '{box}', ''],
-        '--cfg-options':
-        KEYS +
-        [['train_dataloader=3'], ['train_dataloader.dataset=None'],
-         ['train_dataloader.dataset.type=NoSuch'],
-         ['train_dataloader.dataset.type=3'],
-         ['train_dataloader.dataset.pipeline=3'],
-         ['train_dataloader.dataset.data_root={box}/gone'],
-         ['train_dataloader.dataset.data_root=3'],
-         ['train_dataloader.dataset.data_prefix=3'],
-         ['train_dataloader.dataset.ann_file=3'],
-         ['train_dataloader.dataset.no_such=3'],
-         ['train_dataloader.dataset.metainfo=3'],
-         ['train_dataloader=None', 'val_dataloader=None'], ['val_evaluator=3'],
-         ['train_dataloader.dataset.metainfo.classes=3']],
-    }),
-    'deployment/export_onnx.py':
-    (dict(config='{cls}', **{
-        '--shape': ['32', '32'],
-        '--out': 'x.onnx'
-    }), {
-        'config':
-        WRONG_CONFIG,
-        'checkpoint': [*WRONG_CHECKPOINT, '{seg_pth}'],
-        '--shape': [[x, '64'] for x in SIZES] + [['31', '64'], '7', 'x'],
-        '--out': [*WRONG_OUT, '{box}', '{image}', ''],
-        '--image':
-        WRONG_IMAGE,
-        '--cfg-options':
-        KEYS + SOME_MODELS + WRONG_MODEL[-1:] +
-        [['model.backbone.attn_backend=triton']],
-    }),
-    'analysis_tools/visualize_routing.py': (dict(
-        images='{image}',
-        **{
-            '--config': '{det}',
-            '--checkpoint': '{det_pth}',
-            '--out': 'out',
-            '--device': 'cpu'
-        }), {
-            'images': [
-                *WRONG_IMAGE, ['{image}', '{image}'],
-                ['{box}/junk.jpg', '{box}/empty.jpg']
+            '--device': WRONG_DEVICE,
+            '--cfg-options': KEYS + SOME_MODELS + WRONG_TEST,
+        },
+    ),
+    'misc/check_dataset.py': (
+        dict(config='{det}'),
+        {
+            'config': WRONG_CONFIG,
+            '--workers': SIZES[:2],
+            '--json': [*WRONG_OUT, '{box}', ''],
+            '--cfg-options': KEYS
+            + [
+                ['train_dataloader=3'],
+                ['train_dataloader.dataset=None'],
+                ['train_dataloader.dataset.type=NoSuch'],
+                ['train_dataloader.dataset.type=3'],
+                ['train_dataloader.dataset.pipeline=3'],
+                ['train_dataloader.dataset.data_root={box}/gone'],
+                ['train_dataloader.dataset.data_root=3'],
+                ['train_dataloader.dataset.data_prefix=3'],
+                ['train_dataloader.dataset.ann_file=3'],
+                ['train_dataloader.dataset.no_such=3'],
+                ['train_dataloader.dataset.metainfo=3'],
+                ['train_dataloader=None', 'val_dataloader=None'],
+                ['val_evaluator=3'],
+                ['train_dataloader.dataset.metainfo.classes=3'],
             ],
-            '--config':
-            WRONG_CONFIG,
+        },
+    ),
+    'deployment/export_onnx.py': (
+        dict(config='{cls}', **{'--shape': ['32', '32'], '--out': 'x.onnx'}),
+        {
+            'config': WRONG_CONFIG,
+            'checkpoint': [*WRONG_CHECKPOINT, '{seg_pth}'],
+            '--shape': [[x, '64'] for x in SIZES] + [['31', '64'], '7', 'x'],
+            '--out': [*WRONG_OUT, '{box}', '{image}', ''],
+            '--image': WRONG_IMAGE,
+            '--cfg-options': KEYS
+            + SOME_MODELS
+            + WRONG_MODEL[-1:]
+            + [['model.backbone.attn_backend=triton']],
+        },
+    ),
+    'analysis_tools/visualize_routing.py': (
+        dict(
+            images='{image}',
+            **{'--config': '{det}', '--checkpoint': '{det_pth}', '--out': 'out', '--device': 'cpu'},
+        ),
+        {
+            'images': [*WRONG_IMAGE, ['{image}', '{image}'], ['{box}/junk.jpg', '{box}/empty.jpg']],
+            '--config': WRONG_CONFIG,
             '--checkpoint': [*WRONG_CHECKPOINT, '{seg_pth}'],
             '--query': ['nan,nan', 'inf,3', '9e99,0', '-50,-50', '1000,1'],
             '--stage': ['0', '5', '-1', '9' * 30],
             '--block': ['0', '7', '-9'],
-            '--out':
-            WRONG_OUT,
+            '--out': WRONG_OUT,
             '--html': [*WRONG_OUT, '{box}', ''],
-            '--device':
-            WRONG_DEVICE,
-            '--cfg-options':
-            KEYS + SOME_MODELS + WRONG_TEST,
-        }),
-    'analysis_tools/get_flops.py':
-    (dict(config='{cls}', **{'--shape': '64'}), {
-        'config': WRONG_CONFIG,
-        '--shape': [*SIZES, ['1', '2', '3'], '7', ['0', '64']],
-        '--cfg-options': KEYS + WRONG_MODEL[:-1],
-    }),
-    'analysis_tools/plot_logs.py':
-    (dict(work_dirs='{box}/logs', **{'--out': 'x.png'}), {
-        'work_dirs': [
-            *NO_FILE, '{image}', '{box}/empty', '{box}/bad_logs',
-            '{box}/binary_logs', ['{box}/logs', '{box}/logs']
-        ],
-        '--out':
-        [*(x + '.png' for x in WRONG_OUT), 'x.txt', '', '{box}/folder.png'],
-        '--keys': ['nothing', ''],
-        '--smooth': ['0', '-1', '2', '-' + '9' * 30],
-    }),
-    'analysis_tools/complexity.py': (dict(**{'--out': 'x.png'}), {
-        '--sizes': [
-            '0', '-1', 'nan', '1.5', '3x', 'x', '3x3x3', '', '٣', '9' * 5000,
-            '9' * 400
-        ],
-        '--channels': ['0', '-1', '9' * 400],
-        '--topk': ['0', '-1', '9' * 400],
-        '--num-regions':
-        ['0', '-1', 'nan', '1.5', '', 'AUTO', '٣x', '²', '9' * 400],
-        '--out':
-        [*(x + '.png' for x in WRONG_OUT), 'x.txt', '', '{box}/folder.png'],
-    }),
-    'model_converters/biformer_to_mm.py':
-    (dict(src='{det_pth}', dst='x.pth'), {
-        'src': [x for x in WRONG_CHECKPOINT if 'other' not in x],
-        'dst': [*WRONG_OUT, '{box}/gone/x.pth', '/dev/null/x.pth'],
-        '--task': ['seg', 'cls'],
-    }),
-    'misc/setup_env.py': (dict(**{'--venv': 'env'}), {
-        '--venv': ['{image}', '{image}/x', '/dev/null/x', 'x' * 5000],
-        '--lock': ['gone.txt', '', '.', '../setup.py/x', 'x' * 5000],
-    }),
+            '--device': WRONG_DEVICE,
+            '--cfg-options': KEYS + SOME_MODELS + WRONG_TEST,
+        },
+    ),
+    'analysis_tools/get_flops.py': (
+        dict(config='{cls}', **{'--shape': '64'}),
+        {
+            'config': WRONG_CONFIG,
+            '--shape': [*SIZES, ['1', '2', '3'], '7', ['0', '64']],
+            '--cfg-options': KEYS + WRONG_MODEL[:-1],
+        },
+    ),
+    'analysis_tools/plot_logs.py': (
+        dict(work_dirs='{box}/logs', **{'--out': 'x.png'}),
+        {
+            'work_dirs': [
+                *NO_FILE,
+                '{image}',
+                '{box}/empty',
+                '{box}/bad_logs',
+                '{box}/binary_logs',
+                ['{box}/logs', '{box}/logs'],
+            ],
+            '--out': [*(x + '.png' for x in WRONG_OUT), 'x.txt', '', '{box}/folder.png'],
+            '--keys': ['nothing', ''],
+            '--smooth': ['0', '-1', '2', '-' + '9' * 30],
+        },
+    ),
+    'analysis_tools/complexity.py': (
+        dict(**{'--out': 'x.png'}),
+        {
+            '--sizes': [
+                '0',
+                '-1',
+                'nan',
+                '1.5',
+                '3x',
+                'x',
+                '3x3x3',
+                '',
+                '٣',
+                '9' * 5000,
+                '9' * 400,
+            ],
+            '--channels': ['0', '-1', '9' * 400],
+            '--topk': ['0', '-1', '9' * 400],
+            '--num-regions': ['0', '-1', 'nan', '1.5', '', 'AUTO', '٣x', '²', '9' * 400],
+            '--out': [*(x + '.png' for x in WRONG_OUT), 'x.txt', '', '{box}/folder.png'],
+        },
+    ),
+    'model_converters/biformer_to_mm.py': (
+        dict(src='{det_pth}', dst='x.pth'),
+        {
+            'src': [x for x in WRONG_CHECKPOINT if 'other' not in x],
+            'dst': [*WRONG_OUT, '{box}/gone/x.pth', '/dev/null/x.pth'],
+            '--task': ['seg', 'cls'],
+        },
+    ),
+    'misc/setup_env.py': (
+        dict(**{'--venv': 'env'}),
+        {
+            '--venv': ['{image}', '{image}/x', '/dev/null/x', 'x' * 5000],
+            '--lock': ['gone.txt', '', '.', '../setup.py/x', 'x' * 5000],
+        },
+    ),
 }
 
 # How messages call what others stand for.

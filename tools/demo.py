@@ -1,4 +1,5 @@
 """Train and evaluate a small model on generated data: minutes on a CPU."""
+
 import json
 import os
 import subprocess
@@ -10,8 +11,8 @@ import cv2
 import numpy as np
 
 from biformer_mm.datasets import make_shapes
-from biformer_mm.engine.command_line import make_parser, usage_errors
-from biformer_mm.errors import explained
+from biformer_mm.utils.cli import make_parser, usage_errors
+from biformer_mm.utils.errors import explained
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,15 +38,15 @@ TASKS = {
 
 def main() -> None:
     parser = make_parser(__doc__, 'python tools/demo.py mask_rcnn')
-    parser.add_argument(
-        'task', nargs='?', default='retinanet', choices=list(TASKS))
+    parser.add_argument('task', nargs='?', default='retinanet', choices=list(TASKS))
     task = TASKS[parser.parse_args().task]
 
     os.chdir(ROOT)  # the configs' paths start here
     data = Path('data/shapes') / task.data['layout']
     with usage_errors('demo.py'), explained(
-            f'{data} must be free for the data, or hold it already',
-            'move away what is there, or free its disk'):
+        f'{data} must be free for the data, or hold it already',
+        'move away what is there, or free its disk',
+    ):
         make_shapes(data, **task.data)
     config = f'configs/{task.config}.py'
     work_dir = Path('work_dirs') / task.config
@@ -53,21 +54,28 @@ def main() -> None:
     pictures = work_dir / 'pictures'
     run('tools/train.py', config, '--work-dir', work_dir)
     # Torch before 2.6 needs --trust to read a training's checkpoint.
-    run('tools/test.py', config, checkpoint, '--trust', '--work-dir', work_dir,
-        '--show-dir', pictures)
+    run(
+        'tools/test.py',
+        config,
+        checkpoint,
+        '--trust',
+        '--work-dir',
+        work_dir,
+        '--show-dir',
+        pictures,
+    )
 
     metrics = max(work_dir.glob('*/*.json'), key=lambda p: p.stat().st_mtime)
     value = json.loads(metrics.read_text())[task.metric]
     overview = work_dir / 'overview.jpg'
-    found = sorted(
-        p for p in pictures.rglob('*') if p.suffix in ('.jpg', '.png'))
+    found = sorted(p for p in pictures.rglob('*') if p.suffix in ('.jpg', '.png'))
     write_overview(found[:12], overview)
-    print(f'''
+    print(f"""
 {task.metric} on the held-out images: {value:.3f}
 checkpoint   {checkpoint}
 metrics      {metrics}
 pictures     {pictures}/  (ground truth and predictions)
-             {overview}''')
+             {overview}""")
 
 
 def run(*command) -> None:
@@ -80,9 +88,7 @@ def run(*command) -> None:
 def write_overview(pictures, path: Path, columns: int = 3) -> None:
     """Tile pictures of one size, row by row."""
     tiles = [cv2.imread(str(p)) for p in pictures]
-    rows = [
-        np.hstack(tiles[i:i + columns]) for i in range(0, len(tiles), columns)
-    ]
+    rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
     cv2.imwrite(str(path), np.vstack(rows))
 
 

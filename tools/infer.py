@@ -3,6 +3,7 @@
 INPUT is an image, a folder (with the folders in it), a quoted glob or a video;
 there may be several. The files written are described in docs/inference.md.
 """
+
 import argparse
 import glob
 import json
@@ -19,19 +20,23 @@ import mmcv
 import numpy as np
 from rich.progress import Progress
 
+from biformer_mm.apis.inference import Prediction, Predictor, build_predictor
 from biformer_mm.checkpoint.mmengine_loader import read_as_data
-from biformer_mm.engine.command_line import (add_cfg_options, add_device,
-                                             add_trust, check_writable,
-                                             make_parser, pick_device,
-                                             read_config, usage_errors)
-from biformer_mm.engine.inference import (Prediction, Predictor,
-                                          build_predictor)
-from biformer_mm.engine.quiet import quiet_known_warnings
-from biformer_mm.errors import UsageError
-from biformer_mm.whole_files import whole_file
+from biformer_mm.utils.atomic_file import whole_file
+from biformer_mm.utils.cli import (
+    add_cfg_options,
+    add_device,
+    add_trust,
+    check_writable,
+    make_parser,
+    pick_device,
+    read_config,
+    usage_errors,
+)
+from biformer_mm.utils.errors import UsageError
+from biformer_mm.utils.quiet import quiet_known_warnings
 
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm',
-          '.pgm')
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 # What results add to an input's name.
 JSON, OVERLAY, LABELS = '.json', '.overlay.jpg', '.labels.png'
@@ -49,33 +54,35 @@ class Input(NamedTuple):
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
-        __doc__, 'python tools/infer.py data/shapes/coco/val --config '
+        __doc__,
+        'python tools/infer.py data/shapes/coco/val --config '
         'configs/retinanet_biformer_demo.py --checkpoint '
-        'work_dirs/retinanet_biformer_demo/epoch_16.pth  # after make demo')
-    parser.add_argument(
-        'input', nargs='+', metavar='INPUT', help='what to predict on')
+        'work_dirs/retinanet_biformer_demo/epoch_16.pth  # after make demo',
+    )
+    parser.add_argument('input', nargs='+', metavar='INPUT', help='what to predict on')
     parser.add_argument('--config', required=True, help='path of the config')
-    parser.add_argument(
-        '--checkpoint', required=True, help='path or URL of the checkpoint')
+    parser.add_argument('--checkpoint', required=True, help='path or URL of the checkpoint')
     parser.add_argument(
         '--task',
         choices=['auto', 'det', 'seg', 'cls'],
         default='auto',
         help="'auto', the default, goes by the config's framework; det is "
-        'boxes, and masks if the model has them')
+        'boxes, and masks if the model has them',
+    )
     parser.add_argument(
         '--out',
         default='outputs',
         metavar='DIR',
-        help='where the results go (default: %(default)s)')
-    parser.add_argument(
-        '--force', action='store_true', help='overwrite results that exist')
+        help='where the results go (default: %(default)s)',
+    )
+    parser.add_argument('--force', action='store_true', help='overwrite results that exist')
     parser.add_argument(
         '--score-thr',
         type=float,
         default=0.3,
         metavar='SCORE',
-        help='leave out detections of a lower score (default: %(default)s)')
+        help='leave out detections of a lower score (default: %(default)s)',
+    )
     add_device(parser)
     add_cfg_options(parser)
     add_trust(parser)
@@ -87,29 +94,30 @@ def main() -> None:
     args = parse_args()
     with usage_errors('infer.py'):
         if not 0 <= args.score_thr <= 1:
-            raise UsageError('--score-thr must be from 0 to 1; got '
-                             f'{args.score_thr}')
+            raise UsageError(f'--score-thr must be from 0 to 1; got {args.score_thr}')
         check_writable('--out', args.out, folder=True)
         inputs = find_inputs(args.input, args.out)
         if not args.force:
             check_free(inputs)
         cfg = read_config(args.config, args.cfg_options)
         read_as_data(cfg, args.trust)
-        predict, names = build_predictor(cfg, args.checkpoint, args.task,
-                                         pick_device(args.device),
-                                         args.score_thr, args.trust)
+        predict, names = build_predictor(
+            cfg, args.checkpoint, args.task, pick_device(args.device), args.score_thr, args.trust
+        )
         print(f'class names: {names}')
         try:
             damaged = infer(inputs, predict)
         except OSError as error:
-            raise UsageError(f'{args.out} cannot be written ({error}); give '
-                             'another --out') from error
+            raise UsageError(
+                f'{args.out} cannot be written ({error}); give another --out'
+            ) from error
         print(f'results are in {args.out}')
         if damaged:
             print(*damaged, sep='\n', file=sys.stderr)
             raise UsageError(
                 f'all files must be readable; {len(damaged)} of {len(inputs)} '
-                'were not, as listed above; mend or remove them')
+                'were not, as listed above; mend or remove them'
+            )
 
 
 def find_inputs(patterns: List[str], out: str) -> List[Input]:
@@ -131,21 +139,20 @@ def find_inputs(patterns: List[str], out: str) -> List[Input]:
             raise UsageError(f'INPUT must exist; there is no {pattern}')
         else:
             found = [
-                path for path in sorted(glob.glob(pattern, recursive=True))
+                path
+                for path in sorted(glob.glob(pattern, recursive=True))
                 if is_image(path) and osp.isfile(path)
             ]
             root = osp.dirname(re.split(r'[*?[]', pattern)[0])
         if not found:
             raise UsageError(
                 f'folders and globs must have images; {pattern} has none that '
-                f'end in {" ".join(IMAGES)}; name other files one by one')
+                f'end in {" ".join(IMAGES)}; name other files one by one'
+            )
         paths.update((osp.abspath(path), path) for path in found)
         roots.append(osp.abspath(root))
     root = osp.commonpath(roots)
-    return [
-        Input(path, osp.join(out, osp.relpath(full, root)))
-        for full, path in paths.items()
-    ]
+    return [Input(path, osp.join(out, osp.relpath(full, root))) for full, path in paths.items()]
 
 
 def images_in(folder: str) -> Iterator[str]:
@@ -158,14 +165,15 @@ def images_in(folder: str) -> Iterator[str]:
 
 
 def refuse(error: OSError) -> None:
-    raise UsageError(f'{error.filename} must be readable ({error.strerror}); '
-                     'give yourself the right to, or name other files')
+    raise UsageError(
+        f'{error.filename} must be readable ({error.strerror}); '
+        'give yourself the right to, or name other files'
+    )
 
 
 def is_image(path: str) -> bool:
     """Whether it is named like an image, and not like a result of ours."""
-    return (path.lower().endswith(IMAGES) and not path.endswith(
-        (OVERLAY, LABELS)))
+    return path.lower().endswith(IMAGES) and not path.endswith((OVERLAY, LABELS))
 
 
 def check_free(inputs: List[Input]) -> None:
@@ -173,8 +181,9 @@ def check_free(inputs: List[Input]) -> None:
     for _, target in inputs:
         for path in (target + JSON, target + FRAMES):
             if osp.exists(path):
-                raise UsageError(f'results are not overwritten; {path} '
-                                 'exists; give another --out, or --force')
+                raise UsageError(
+                    f'results are not overwritten; {path} exists; give another --out, or --force'
+                )
 
 
 def infer(inputs: List[Input], predict: Predictor) -> List[str]:
@@ -216,7 +225,8 @@ def read_image(path: str) -> np.ndarray:
 
 def predict_on(image: np.ndarray, predict: Predictor) -> Prediction:
     """Predict. One image that a pipeline or a network cannot take, such as
-    one of 5000 x 1 pixels, must not end a run over thousands."""
+    one of 5000 x 1 pixels, must not end a run over thousands.
+    """
     try:
         return predict(image)
     except UsageError:
@@ -224,8 +234,10 @@ def predict_on(image: np.ndarray, predict: Predictor) -> Prediction:
     except Exception as error:
         height, width = image.shape[:2]
         what = str(error).strip().partition('\n')[0]
-        raise Unreadable(f'the model does not take its {width} x {height} '
-                         f'pixels ({type(error).__name__}: {what})') from error
+        raise Unreadable(
+            f'the model does not take its {width} x {height} '
+            f'pixels ({type(error).__name__}: {what})'
+        ) from error
 
 
 def infer_video(source: Input, predict: Predictor, progress: Progress) -> None:
@@ -245,14 +257,11 @@ def infer_video(source: Input, predict: Predictor, progress: Progress) -> None:
         writer, count = cv2.VideoWriter(), 0
         for image in read_frames(capture, total, progress):
             prediction = predict_on(image, predict)
-            save(
-                prediction,
-                osp.join(frames, f'{count:06d}'),
-                source=source.path,
-                frame=count)
+            save(prediction, osp.join(frames, f'{count:06d}'), source=source.path, frame=count)
             if not count:
-                writer.open(overlay, cv2.VideoWriter_fourcc(*'mp4v'), fps,
-                            prediction.overlay.shape[1::-1])
+                writer.open(
+                    overlay, cv2.VideoWriter_fourcc(*'mp4v'), fps, prediction.overlay.shape[1::-1]
+                )
             writer.write(prediction.overlay)
             count += 1
         writer.release()
@@ -264,12 +273,12 @@ def infer_video(source: Input, predict: Predictor, progress: Progress) -> None:
         os.replace(frames, source.target + FRAMES)
         os.replace(overlay, source.target + VIDEO)
     if count < 0.95 * total:  # which is an estimate in some formats
-        raise Unreadable(f'its end is missing, {count} of about {total:.0f} '
-                         'frames are done')
+        raise Unreadable(f'its end is missing, {count} of about {total:.0f} frames are done')
 
 
-def read_frames(capture: cv2.VideoCapture, total: float,
-                progress: Progress) -> Iterator[np.ndarray]:
+def read_frames(
+    capture: cv2.VideoCapture, total: float, progress: Progress
+) -> Iterator[np.ndarray]:
     """The frames, with a bar of their own."""
     task = progress.add_task('Frames', total=total)
     try:

@@ -1,31 +1,30 @@
 """Evaluate a checkpoint, in any OpenMMLab framework."""
+
 import argparse
 import os.path as osp
 
 from biformer_mm.checkpoint.mmengine_loader import read_as_data
-from biformer_mm.datasets.paths import check_data
-from biformer_mm.engine import launch, testing
-from biformer_mm.engine.command_line import (add_trust, check_writable,
-                                             make_parser, usage_errors)
-from biformer_mm.engine.compiling import set_compile
-from biformer_mm.engine.quiet import quiet_known_warnings
-from biformer_mm.errors import UsageError, explained
+from biformer_mm.datasets.checks.paths import check_data
+from biformer_mm.engine.hooks.compile_blocks_hook import set_compile
+from biformer_mm.engine.runner import launch, testing
+from biformer_mm.utils.cli import add_trust, check_writable, make_parser, usage_errors
+from biformer_mm.utils.errors import UsageError, explained
+from biformer_mm.utils.quiet import quiet_known_warnings
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
-        __doc__, 'python tools/test.py configs/retinanet_biformer_demo.py '
+        __doc__,
+        'python tools/test.py configs/retinanet_biformer_demo.py '
         'work_dirs/retinanet_biformer_demo/epoch_16.pth --show-dir pictures  '
-        '# after make demo')
+        '# after make demo',
+    )
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
     launch.add_common_arguments(parser)
-    parser.add_argument(
-        '--show-dir', help='write pictures of the predictions there')
-    parser.add_argument(
-        '--out', metavar='FILE.pkl', help='pickle the predictions there')
-    parser.add_argument(
-        '--tta', action='store_true', help='augment at test time')
+    parser.add_argument('--show-dir', help='write pictures of the predictions there')
+    parser.add_argument('--out', metavar='FILE.pkl', help='pickle the predictions there')
+    parser.add_argument('--tta', action='store_true', help='augment at test time')
     add_trust(parser)
     return parser.parse_args()
 
@@ -37,14 +36,14 @@ def main() -> None:
         cfg = launch.load_config(args)
         read_as_data(cfg, args.trust)
         if osp.isdir(args.checkpoint):
-            raise UsageError(f'{args.checkpoint} is a folder, not a '
-                             'checkpoint; give the path of a file')
+            raise UsageError(
+                f'{args.checkpoint} is a folder, not a checkpoint; give the path of a file'
+            )
         if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
             raise UsageError(f'there is no checkpoint {args.checkpoint}')
         if args.out is not None:
             if not args.out.endswith(('.pkl', '.pickle')):
-                raise UsageError('--out takes a file that ends in .pkl or '
-                                 f'.pickle; got {args.out}')
+                raise UsageError(f'--out takes a file that ends in .pkl or .pickle; got {args.out}')
             check_writable('--out', args.out)
         cfg.load_from, cfg.resume = args.checkpoint, False
         set_compile(cfg)
@@ -54,9 +53,11 @@ def main() -> None:
             testing.set_show_dir(cfg, args.show_dir)
         if args.tta:
             with explained(
-                    '--tta needs a test_dataloader.dataset.pipeline, '
-                    'or tta_model and tta_pipeline, as the framework '
-                    'takes them', 'mend the config'):
+                '--tta needs a test_dataloader.dataset.pipeline, '
+                'or tta_model and tta_pipeline, as the framework '
+                'takes them',
+                'mend the config',
+            ):
                 testing.set_tta(cfg)
         runner = launch.build_runner(cfg)
         if args.out is not None:

@@ -1,19 +1,21 @@
 """Train a model from a config of any OpenMMLab framework."""
+
 import argparse
 
 from biformer_mm.checkpoint.mmengine_loader import read_as_data
-from biformer_mm.datasets.paths import check_data
-from biformer_mm.engine import launch
-from biformer_mm.engine.command_line import (add_trust, make_parser,
-                                             usage_errors)
-from biformer_mm.engine.compiling import set_compile
-from biformer_mm.engine.quiet import quiet_known_warnings
+from biformer_mm.datasets.checks.paths import check_data
+from biformer_mm.engine.hooks.compile_blocks_hook import set_compile
+from biformer_mm.engine.runner import launch
+from biformer_mm.utils.cli import add_trust, make_parser, usage_errors
+from biformer_mm.utils.quiet import quiet_known_warnings
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
-        __doc__, 'python tools/train.py configs/retinanet_biformer_demo.py '
-        '--work-dir work_dirs/mine  # after make demo')
+        __doc__,
+        'python tools/train.py configs/retinanet_biformer_demo.py '
+        '--work-dir work_dirs/mine  # after make demo',
+    )
     parser.add_argument('config', help='path of the config')
     launch.add_common_arguments(parser)
     parser.add_argument(
@@ -21,23 +23,26 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='float16',
         choices=['float16', 'bfloat16'],
-        help='train with automatic mixed precision (float16 if not said)')
+        help='train with automatic mixed precision (float16 if not said)',
+    )
     parser.add_argument(
         '--compile',
         action='store_true',
-        help="compile BiFormer block by block (compile='blocks' in a config)")
+        help="compile BiFormer block by block (compile='blocks' in a config)",
+    )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='PATH',
-        help='resume from a checkpoint, by default the last in the work '
-        'directory')
+        help='resume from a checkpoint, by default the last in the work directory',
+    )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help="scale the rate by the batch of a step, with all processes and "
-        "accumulated gradients, over the recipe's")
+        help='scale the rate by the batch of a step, with all processes and '
+        "accumulated gradients, over the recipe's",
+    )
     add_trust(parser)
     return parser.parse_args()
 

@@ -3,17 +3,24 @@
 Swin's attention is not fused by default; 'swin fused' has it fused, as timm's
 TIMM_FUSED_ATTN=2 does.
 """
+
 from typing import Callable, Dict, List
 
 import torch
+from measure import (
+    RotatingTimer,
+    memory_in_use,
+    peak_memory,
+    recorded,
+    reset_peak_memory,
+    time_rows,
+)
+from networks import build, make_step
+from report import table
 from torch import nn
 
 from gpu.sizes import Network
 from gpu.step import Step
-from measure import (RotatingTimer, memory_in_use, peak_memory, recorded,
-                     reset_peak_memory, time_rows)
-from networks import build, make_step
-from report import table
 
 MODELS = ('swin', 'swin fused', 'triton', 'sdpa')
 
@@ -27,15 +34,15 @@ def run(step: Step, name: str) -> None:
             models[model] = build_model(network, model).to(device)
     for case, (mode, graph, batch) in network.cases.items():
         rows = {
-            model:
-            dict(
+            model: dict(
                 network=name,
                 case=case,
                 mode=mode,
                 batch=batch,
                 model=model,
                 dtype=step.sizes.dtype,
-                error=row['error'])
+                error=row['error'],
+            )
             for model, row in built.items()
         }
         images = torch.randn(batch, 3, *network.size, device=device)
@@ -45,10 +52,8 @@ def run(step: Step, name: str) -> None:
             rows[model]['peak_memory'] = memory(models[model], work, device)
             return RotatingTimer([work], device, graph, step.sizes.seconds)
 
-        for model, seconds in time_rows(rows, make_timer,
-                                        step.sizes.repeats).items():
-            rows[model].update(
-                seconds=seconds, images_per_second=batch / seconds['median'])
+        for model, seconds in time_rows(rows, make_timer, step.sizes.repeats).items():
+            rows[model].update(seconds=seconds, images_per_second=batch / seconds['median'])
         compare(rows)
         step.add(*rows.values())
         for model in models.values():
@@ -59,6 +64,7 @@ def build_model(network: Network, model: str) -> nn.Module:
     """One of :data:`MODELS`, on the CPU."""
     if model.startswith('swin'):
         from timm.layers import set_fused_attn
+
         set_fused_attn(True, experimental=model == 'swin fused')
         spec = network.swin
     else:
@@ -80,10 +86,11 @@ def memory(model: nn.Module, work: Callable[[], None], device: str) -> int:
 
 def compare(rows: Dict[str, Dict]) -> None:
     """Add ratios over Swin-T and over the gather."""
-    for key, yardstick, quantity in (('time_over_swin', 'swin', 'seconds'),
-                                     ('time_over_fused_swin', 'swin fused',
-                                      'seconds'), ('memory_over_gather',
-                                                   'sdpa', 'peak_memory')):
+    for key, yardstick, quantity in (
+        ('time_over_swin', 'swin', 'seconds'),
+        ('time_over_fused_swin', 'swin fused', 'seconds'),
+        ('memory_over_gather', 'sdpa', 'peak_memory'),
+    ):
         for model in ('triton', 'sdpa'):
             pair = rows[model], rows[yardstick]
             if not any(row['error'] for row in pair):
@@ -97,19 +104,24 @@ def lines(rows: List[Dict]) -> List[str]:
     """Time, images per second and memory of every model."""
     found = []
     for row in rows:
-        name = f"{row['network']}, {row['case']}, {row['batch']}: " + (
-            row['model'])
+        name = f'{row["network"]}, {row["case"]}, {row["batch"]}: ' + (row['model'])
         if row['error']:
             found.append([name, *['-'] * 5])
             continue
-        found.append([
-            name, f"{row['seconds']['median'] * 1e3:.2f}",
-            f"{row['images_per_second']:.0f}",
-            f"{row['peak_memory'] / 1e9:.2f}",
-            *(f'{row[key]:.2f}' if key in row else '-'
-              for key in ('time_over_swin', 'time_over_fused_swin'))
-        ])
-    return [
-        table(['network', 'ms', 'images/s', 'GB', 'time / swin', '/ fused'],
-              found)
-    ] if found else []
+        found.append(
+            [
+                name,
+                f'{row["seconds"]["median"] * 1e3:.2f}',
+                f'{row["images_per_second"]:.0f}',
+                f'{row["peak_memory"] / 1e9:.2f}',
+                *(
+                    f'{row[key]:.2f}' if key in row else '-'
+                    for key in ('time_over_swin', 'time_over_fused_swin')
+                ),
+            ]
+        )
+    return (
+        [table(['network', 'ms', 'images/s', 'GB', 'time / swin', '/ fused'], found)]
+        if found
+        else []
+    )

@@ -4,13 +4,15 @@ inputs in turn, and beside them eager calls.
 A mode's rows are of triton, of sdpa (which gathers) and of dense attention
 with as many query-key pairs.
 """
+
 from typing import Dict, List, Optional, Tuple
 
-from gpu.ceilings import floor
-from gpu.step import Step
 from measure import RotatingTimer, time_rows
 from problems import DENSE, MODES, Problem, make_step, prepare
 from report import table
+
+from gpu.ceilings import floor
+from gpu.step import Step
 
 BACKENDS = ('triton', 'sdpa', DENSE)
 INPUTS = 3
@@ -21,8 +23,7 @@ def run(step: Step, *dtypes: str) -> None:
         for size, problems in step.sizes.stages.items():
             for stage, problem in enumerate(problems, 1):
                 for mode in MODES:
-                    about = dict(
-                        dtype=dtype, size=size, stage=stage, mode=mode)
+                    about = dict(dtype=dtype, size=size, stage=stage, mode=mode)
                     step.add(*measure_mode(step, problem, about))
 
 
@@ -33,14 +34,13 @@ def measure_mode(step: Step, problem: Problem, about: Dict) -> List[Dict]:
 
     def make_timer(name: str, graph: bool) -> RotatingTimer:
         steps = [
-            make_step(*prepare(problem, name, device, dtype, False, seed),
-                      mode) for seed in range(INPUTS)
+            make_step(*prepare(problem, name, device, dtype, False, seed), mode)
+            for seed in range(INPUTS)
         ]
         return RotatingTimer(steps, device, graph, step.sizes.seconds)
 
     for key, graph in (('eager_seconds', False), ('seconds', True)):
-        times = time_rows(rows, lambda name: make_timer(name, graph),
-                          step.sizes.repeats)
+        times = time_rows(rows, lambda name: make_timer(name, graph), step.sizes.repeats)
         for name, seconds in times.items():
             rows[name][key] = seconds
     compare(rows, floor(step.results.rows('ceilings'), problem, mode, dtype))
@@ -54,10 +54,7 @@ def compare(rows: Dict[str, Dict], least: Optional[Tuple[float, str]]) -> None:
         rows: By backend.
         least: As ``ceilings.floor`` returns it.
     """
-    times = {
-        name: row['seconds']['median']
-        for name, row in rows.items() if 'seconds' in row
-    }
+    times = {name: row['seconds']['median'] for name, row in rows.items() if 'seconds' in row}
     row, own = rows['triton'], times.get('triton')
     if own is None:
         return
@@ -77,20 +74,24 @@ def lines(rows: List[Dict]) -> List[str]:
     found: Dict[str, Dict[str, Dict[str, List[str]]]] = {}
     for row in rows:
         if row['backend'] == 'triton':
-            stage = f"{row['size']} stage {row['stage']}"
+            stage = f'{row["size"]} stage {row["stage"]}'
             of_dtype = found.setdefault(row['dtype'], {})
             of_dtype.setdefault(stage, {})[row['mode']] = cells(row)
     return [
-        table([f'{dtype}: {head[0]}', *head[1:]], [[
-            stage, *(x for mode in MODES for x in modes.get(mode, ['-'] * 5))
-        ] for stage, modes in stages.items()])
+        table(
+            [f'{dtype}: {head[0]}', *head[1:]],
+            [
+                [stage, *(x for mode in MODES for x in modes.get(mode, ['-'] * 5))]
+                for stage, modes in stages.items()
+            ],
+        )
         for dtype, stages in found.items()
     ]
 
 
 def cells(row: Dict) -> List[str]:
     times = [
-        f"{row[key]['median'] * 1e6:.1f}" if key in row else '-'
+        f'{row[key]["median"] * 1e6:.1f}' if key in row else '-'
         for key in ('seconds', 'eager_seconds')
     ]
     ratios = ('speed_over_gather', 'time_over_dense', 'time_over_floor')

@@ -1,15 +1,16 @@
 """The kernels of a training step and of an inference: profile.txt."""
+
 from collections import defaultdict
 from typing import Dict, List
 
 import torch
+from networks import make_step
+from report import table
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from gpu.backbones import build_model
 from gpu.step import Step
-from networks import make_step
-from report import table
 
 PROFILED = (('stl', 'training'), ('small', 'inference'))
 SHOWN = 20
@@ -33,8 +34,7 @@ def run(step: Step) -> None:
             row['device_ms'] = sum(k['ms'] for k in kernels)
             row['kernels'] = kernels[:SHOWN]
             with file.open('a') as stream:
-                stream.write(f'{name}, {mode}, batch {batch}\n\n' +
-                             describe(row) + '\n\n')
+                stream.write(f'{name}, {mode}, batch {batch}\n\n' + describe(row) + '\n\n')
 
 
 def profiled(work, device: str) -> List[Dict]:
@@ -52,24 +52,22 @@ def profiled(work, device: str) -> List[Dict]:
             times[event.name].append(event.time_range.elapsed_us() / 1e3)
     if not times:
         raise RuntimeError('the profiler saw no kernel')
-    kernels = [
-        dict(name=name, calls=len(values), ms=sum(values))
-        for name, values in times.items()
-    ]
+    kernels = [dict(name=name, calls=len(values), ms=sum(values)) for name, values in times.items()]
     return sorted(kernels, key=lambda kernel: -kernel['ms'])
 
 
 def describe(row: Dict) -> str:
-    return f"launches: {row['launches']}, {row['device_ms']:.2f} ms\n" + table(
+    return f'launches: {row["launches"]}, {row["device_ms"]:.2f} ms\n' + table(
         ['kernel', 'calls', 'ms'],
-        [[k['name'][:90].replace('|', '/'), k['calls'], f"{k['ms']:.3f}"]
-         for k in row['kernels']])
+        [[k['name'][:90].replace('|', '/'), k['calls'], f'{k["ms"]:.3f}'] for k in row['kernels']],
+    )
 
 
 def lines(rows: List[Dict]) -> List[str]:
     """How many launches; the kernels are in profile.txt."""
     return [
-        f"{row['network']}, {row['mode']}: {row['launches']} launches, "
-        f"{row['device_ms']:.2f} ms of kernels" for row in rows
+        f'{row["network"]}, {row["mode"]}: {row["launches"]} launches, '
+        f'{row["device_ms"]:.2f} ms of kernels'
+        for row in rows
         if not row['error']
     ]

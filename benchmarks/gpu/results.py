@@ -1,4 +1,5 @@
 """The file results.json: environment, settings and a list of rows per step."""
+
 import json
 import os
 from pathlib import Path

@@ -1,4 +1,5 @@
 """What the steps measure: on a GPU, and to show on a CPU that they run."""
+
 from typing import Dict, NamedTuple, Tuple
 
 from problems import Problem, stage_problems
@@ -15,6 +16,7 @@ class Network(NamedTuple):
         size: (H, W) of the images.
         cases: (mode, whether in a CUDA graph, batch) by name.
     """
+
     preset: str
     biformer: str
     swin: str
@@ -41,6 +43,7 @@ class Sizes(NamedTuple):
         repeats: Readings of each time.
         seconds: Length of a reading.
     """
+
     device: str
     dtype: str
     dtypes: Tuple[str, ...]
@@ -77,39 +80,53 @@ FULL = Sizes(
     },
     networks=dict(
         stl=Network(
-            'classification', 'biformer:stl,num_regions=7', SWIN, (224, 224),
-            dict(
-                inference=('inference', False, 128),
-                training=('training', False, 128))),
+            'classification',
+            'biformer:stl,num_regions=7',
+            SWIN,
+            (224, 224),
+            dict(inference=('inference', False, 128), training=('training', False, 128)),
+        ),
         small=Network(
-            'detection', 'biformer:small,num_regions=16', SWIN, (800, 1333), {
+            'detection',
+            'biformer:small,num_regions=16',
+            SWIN,
+            (800, 1333),
+            {
                 'inference': ('inference', False, 1),
                 'inference in a graph': ('inference', True, 1),
-                'training': ('training', False, 2)
-            })),
+                'training': ('training', False, 2),
+            },
+        ),
+    ),
     maps=((128, 56, 56, 96, 7, 1), (2, 64, 96, 256, 16, 16)),
     growth=((224, 384, 512, 768, 1024, 1536, 2048), 'triton'),
     # Without those of pages and of compiling for other GPUs.
-    tests=('tests/test_ops', 'tests/test_models/test_compile.py',
-           '--ignore=tests/test_ops/test_tolerances.py',
-           '--ignore=tests/test_ops/test_triton_aot.py'),
+    tests=(
+        'tests/test_ops',
+        'tests/test_models/test_compile.py',
+        '--ignore=tests/test_ops/test_tolerances.py',
+        '--ignore=tests/test_ops/test_backends/test_triton_aot.py',
+    ),
     workers=8,
     repeats=5,
-    seconds=0.02)
+    seconds=0.02,
+)
 
 # The interpreter, which stands in for a GPU, has no bf16 products and takes
 # long for each program of a kernel: there is one per region and head.
-_ARCH = ("arch={'embed_dims': (16, 16), 'depths': (1, 1), 'topks': (1, 1), "
-         "'mlp_ratio': 2, 'head_dim': 16, ")
+_ARCH = (
+    "arch={'embed_dims': (16, 16), 'depths': (1, 1), 'topks': (1, 1), "
+    "'mlp_ratio': 2, 'head_dim': 16, "
+)
 _SWIN = f'{SWIN},embed_dim=8,depths=(1,1,1,1),num_heads=(1,1,1,1),img_size='
 
 DRY = Sizes(
     device='cpu',
     dtype='fp16',
-    dtypes=('fp16', ),
+    dtypes=('fp16',),
     copy=10**6,
     product=64,
-    stages={'16': (Problem(1, 4, 4, 32, 1, 1), )},
+    stages={'16': (Problem(1, 4, 4, 32, 1, 1),)},
     corners={
         'masked': Problem(1, 3, 4, 32, 2, 2, masked=True),
         'regions routed twice': Problem(1, 4, 4, 32, 2, 3, repeated=True),
@@ -119,21 +136,28 @@ DRY = Sizes(
         stl=Network(
             'classification',
             f"biformer:stl,{_ARCH}'stem': 'patch', 'pos_conv': False}},"
-            'out_indices=(1,),num_regions=1', _SWIN + '32', (32, 32),
-            dict(
-                inference=('inference', False, 1),
-                training=('training', False, 1))),
+            'out_indices=(1,),num_regions=1',
+            _SWIN + '32',
+            (32, 32),
+            dict(inference=('inference', False, 1), training=('training', False, 1)),
+        ),
         small=Network(
             'detection',
             f"biformer:small,{_ARCH}'stem': 'conv', 'pos_conv': True}},"
-            'out_indices=(0,1),num_regions=1', _SWIN + '(32,36)', (32, 35), {
+            'out_indices=(0,1),num_regions=1',
+            _SWIN + '(32,36)',
+            (32, 35),
+            {
                 'inference': ('inference', False, 1),
                 'inference in a graph': ('inference', True, 1),
-                'training': ('training', False, 1)
-            })),
-    maps=((2, 8, 8, 32, 2, 2), ),
-    growth=((64, ), 'sdpa'),
-    tests=('tests/test_ops/test_triton.py', '-k', 'reciprocals or refuses'),
+                'training': ('training', False, 1),
+            },
+        ),
+    ),
+    maps=((2, 8, 8, 32, 2, 2),),
+    growth=((64,), 'sdpa'),
+    tests=('tests/test_ops/test_backends/test_triton.py', '-k', 'reciprocals or refuses'),
     workers=1,
     repeats=1,
-    seconds=1e-4)
+    seconds=1e-4,
+)

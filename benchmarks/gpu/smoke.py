@@ -4,6 +4,7 @@ Errors are against the reference in fp64. What is allocated holds nan, so that
 an element that no kernel writes shows, and a second run must give the same
 bits. Kernels are compiled in several processes beforehand.
 """
+
 import multiprocessing
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -11,10 +12,10 @@ from contextlib import contextmanager
 from typing import Dict, Iterator, List
 
 import torch
-
-from gpu.step import Step
 from problems import Problem, errors_of, make_inputs, outputs, wrong
 from report import table
+
+from gpu.step import Step
 
 LEAST_SECONDS = 3  # that must be left for another case
 NAMES = ('o', 'dq', 'dk', 'dv')
@@ -29,11 +30,9 @@ def run(step: Step) -> None:
     }
     problems.update(sizes.corners)
     cases = [(dtype, name) for dtype in sizes.dtypes for name in problems]
-    pool = ProcessPoolExecutor(
-        sizes.workers, mp_context=multiprocessing.get_context('spawn'))
+    pool = ProcessPoolExecutor(sizes.workers, mp_context=multiprocessing.get_context('spawn'))
     compiled = [
-        pool.submit(compile_kernels, problems[name], sizes.device, dtype)
-        for dtype, name in cases
+        pool.submit(compile_kernels, problems[name], sizes.device, dtype) for dtype, name in cases
     ]
     for (dtype, name), kernels in zip(cases, compiled):
         if step.seconds_left() < LEAST_SECONDS:
@@ -53,7 +52,8 @@ def compile_kernels(problem: Problem, device: str, dtype: str) -> None:
 
 def wait(kernels: Future) -> None:
     """Raise what compiling raised, unless its process died: then the check
-    compiles once more."""
+    compiles once more.
+    """
     try:
         kernels.result()
     except BrokenProcessPool as error:
@@ -90,9 +90,7 @@ def lines(rows: List[Dict]) -> List[str]:
         good = [row for row in of_dtype if not row['error']]
         cells = [f'{dtype}: {len(good)} of {len(of_dtype)} right']
         for name in NAMES:
-            worst = max(
-                good, key=lambda row: row['errors'][name], default=None)
-            cells.append(f"{worst['errors'][name]:.1e} ({worst['problem']})"
-                         if worst else '-')
+            worst = max(good, key=lambda row: row['errors'][name], default=None)
+            cells.append(f'{worst["errors"][name]:.1e} ({worst["problem"]})' if worst else '-')
         found.append(cells)
     return [table(['worst error of', *NAMES], found)] if found else []

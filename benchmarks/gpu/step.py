@@ -5,6 +5,7 @@
 MODULE has ``run(step)``, which takes the arguments, if there are any, too.
 UNTIL is when the process will be ended, in seconds as of ``date +%s``.
 """
+
 import argparse
 import os
 import time
@@ -27,8 +28,7 @@ class Step:
         dry: Whether it only shows that it runs: tiny sizes on a CPU.
     """
 
-    def __init__(self, name: str, folder: Path, until: float,
-                 dry: bool) -> None:
+    def __init__(self, name: str, folder: Path, until: float, dry: bool) -> None:
         self.name = name
         self.folder = folder
         self.until = until
@@ -39,6 +39,7 @@ class Step:
     def sizes(self) -> Any:
         """What is measured, a :class:`gpu.sizes.Sizes`."""
         from gpu import sizes
+
         return sizes.DRY if self.dry else sizes.FULL
 
     def seconds_left(self) -> float:
@@ -54,6 +55,7 @@ class Step:
     def case(self, **about: Any) -> Iterator[Dict]:
         """A row that is written whether or not the block fails."""
         from measure import recorded
+
         row = dict(about, error=None)
         with recorded(row):
             yield row

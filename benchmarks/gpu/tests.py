@@ -2,6 +2,7 @@
 
 Runs in parallel where pytest-xdist is installed; nothing is timed meanwhile.
 """
+
 import time
 from importlib.util import find_spec
 from typing import Dict, List
@@ -33,18 +34,14 @@ class Recorder:
     def _fail(self, report) -> None:
         lines = str(report.longrepr).strip().splitlines()
         why = [line[2:].strip() for line in lines if line.startswith('E ')]
-        self.step.add(
-            dict(test=report.nodeid, error=(why or lines[-1:] or [''])[0]))
+        self.step.add(dict(test=report.nodeid, error=(why or lines[-1:] or [''])[0]))
 
 
 def run(step: Step) -> None:
     import pytest
+
     until = int(step.until - LEAST_SECONDS)
-    args = [
-        *step.sizes.tests, '-q', '--tb=short', '-p', 'no:cacheprovider',
-        '--until',
-        str(until)
-    ]
+    args = [*step.sizes.tests, '-q', '--tb=short', '-p', 'no:cacheprovider', '--until', str(until)]
     if find_spec('xdist'):
         args += ['-n', str(step.sizes.workers)]
     recorder = Recorder(step)
@@ -52,18 +49,14 @@ def run(step: Step) -> None:
     error = None
     if status not in (0, 1) or not recorder.counts['passed']:
         error = f'pytest ended with status {status}'
-    step.add(
-        dict(
-            test='all',
-            **recorder.counts,
-            in_time=time.time() < until,
-            error=error))
+    step.add(dict(test='all', **recorder.counts, in_time=time.time() < until, error=error))
 
 
 def lines(rows: List[Dict]) -> List[str]:
     """The counts; failures are listed with those of all steps."""
     return [
-        ', '.join(f'{row[name]} {name}' for name in OUTCOMES) +
-        ('' if row['in_time'] else '; there was no time for the rest')
-        for row in rows if row['test'] == 'all'
+        ', '.join(f'{row[name]} {name}' for name in OUTCOMES)
+        + ('' if row['in_time'] else '; there was no time for the rest')
+        for row in rows
+        if row['test'] == 'all'
     ]

@@ -7,6 +7,7 @@ routed regions.
 Left out, as in the paper, is what all kinds have alike or what hardly counts:
 the output projection (HWC^2), LCE (25HWC), softmax, region means and top-k.
 """
+
 from typing import NamedTuple
 
 
@@ -18,6 +19,7 @@ class Terms(NamedTuple):
         routing: Affinity of all regions to all.
         attention: Of tokens to tokens: scores, and sums of values.
     """
+
     projection: int
     routing: int
     attention: int
@@ -27,8 +29,7 @@ class Terms(NamedTuple):
         return sum(self)
 
 
-def routing_attention(height: int, width: int, channels: int, topk: int,
-                      num_regions: int) -> Terms:
+def routing_attention(height: int, width: int, channels: int, topk: int, num_regions: int) -> Terms:
     """Bi-level routing attention by equation 8,
     3HWC^2 + 2S^4C + 2k(HW)^2C/S^2.
 
@@ -46,14 +47,17 @@ def routing_attention(height: int, width: int, channels: int, topk: int,
         ValueError: There are fewer than k regions.
     """
     if not 1 <= topk <= num_regions**2:
-        raise ValueError('topk must be between 1 and the number of regions, '
-                         f'num_regions**2; got {topk=} with {num_regions=}')
+        raise ValueError(
+            'topk must be between 1 and the number of regions, '
+            f'num_regions**2; got {topk=} with {num_regions=}'
+        )
     h, w = -(-height // num_regions), -(-width // num_regions)
     tokens = num_regions**2 * h * w
     return Terms(
         projection=3 * tokens * channels**2,
         routing=2 * num_regions**4 * channels,
-        attention=2 * tokens * topk * h * w * channels)
+        attention=2 * tokens * topk * h * w * channels,
+    )
 
 
 def best_num_regions(height: int, width: int, topk: int) -> float:
@@ -63,7 +67,7 @@ def best_num_regions(height: int, width: int, topk: int) -> float:
     see :func:`biformer_mm.ops.auto_num_regions`. With it the cost grows as
     (HW)^(4/3).
     """
-    return (topk / 2 * (height * width)**2)**(1 / 6)
+    return (topk / 2 * (height * width) ** 2) ** (1 / 6)
 
 
 def full_attention(height: int, width: int, channels: int) -> int:
@@ -82,5 +86,4 @@ def axial_attention(height: int, width: int, channels: int) -> int:
     (HW)^(3/2).
     """
     tokens = height * width
-    return (3 * tokens * channels**2 + 2 * tokens * channels *
-            (height + width))
+    return 3 * tokens * channels**2 + 2 * tokens * channels * (height + width)

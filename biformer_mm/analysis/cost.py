@@ -1,4 +1,5 @@
 """Parameters, multiply-adds and activations of a config's whole model."""
+
 from contextlib import nullcontext
 from functools import wraps
 from typing import Callable, ContextManager, Dict, List, NamedTuple, Tuple
@@ -10,7 +11,8 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from biformer_mm.engine.models import build_network
+from biformer_mm.apis.model import build_network
+
 from .parts import OTHER, find_parts
 
 BOXES, MASKS = 1000, 100
@@ -26,6 +28,7 @@ class Cost(NamedTuple):
         activations: Numbers that these put out. Fused attention puts out its
             result alone, no scores.
     """
+
     parameters: int
     multiply_adds: int
     activations: int
@@ -71,8 +74,7 @@ def cost_by_part(cfg: Config, size: Tuple[int, int]) -> Dict[str, Cost]:
             for method in ('forward', 'predict'):
                 # What is in two parts is the first one's.
                 if hasattr(module, method) and method not in vars(module):
-                    setattr(module, method,
-                            count.as_part(name, getattr(module, method)))
+                    setattr(module, method, count.as_part(name, getattr(module, method)))
     try:
         count.run(model, size, FakeTensorMode(allow_non_fake_inputs=True))
     except RuntimeError:  # the way through some heads depends on values
@@ -84,11 +86,11 @@ def cost_by_part(cfg: Config, size: Tuple[int, int]) -> Dict[str, Cost]:
         own = {
             param: param.numel()
             for module in modules
-            for param in module.parameters() if param not in counted
+            for param in module.parameters()
+            if param not in counted
         }
         counted.update(own)
-        costs[name] = Cost(
-            sum(own.values()), count.flops[name] // 2, count.activations[name])
+        costs[name] = Cost(sum(own.values()), count.flops[name] // 2, count.activations[name])
     return costs
 
 
@@ -106,8 +108,7 @@ class _Count(TorchDispatchMode):
         self.part = OTHER
 
     @torch.no_grad()
-    def run(self, model: nn.Module, size: Tuple[int, int],
-            mode: ContextManager) -> None:
+    def run(self, model: nn.Module, size: Tuple[int, int], mode: ContextManager) -> None:
         """Count from zero, under a mode such as fake tensors'."""
         self.flops = dict.fromkeys(self.names, 0)
         self.activations = dict.fromkeys(self.names, 0)
@@ -118,7 +119,8 @@ class _Count(TorchDispatchMode):
     def as_part(self, name: str, method: Callable) -> Callable:
         """A part's method, whose ops are the part's. It has to be replaced:
         heads' methods are called directly, so that no hook of a module sees
-        it."""
+        it.
+        """
 
         @wraps(method)
         def counted(*args, **kwargs):
@@ -143,10 +145,8 @@ class _Count(TorchDispatchMode):
 
 def make_counter() -> FlopCounterMode:
     """PyTorch's counter, which does not know the CPU's fused attention."""
-    attention = getattr(torch.ops.aten,
-                        '_scaled_dot_product_flash_attention_for_cpu', None)
-    return FlopCounterMode(
-        display=False, custom_mapping={attention: _attention_flops})
+    attention = getattr(torch.ops.aten, '_scaled_dot_product_flash_attention_for_cpu', None)
+    return FlopCounterMode(display=False, custom_mapping={attention: _attention_flops})
 
 
 def _attention_flops(query, key, value, *_, **__) -> int:
@@ -159,14 +159,16 @@ def _infer(model: nn.Module, image: Tensor) -> None:
     meta = dict(img_shape=size, ori_shape=size, batch_input_shape=size)
     if hasattr(model, 'roi_head'):
         model.rpn_head(model.extract_feat(image))
-        for heads, count in ((model.roi_head.bbox_head, BOXES),
-                             (getattr(model.roi_head, 'mask_head',
-                                      []), MASKS)):
+        for heads, count in (
+            (model.roi_head.bbox_head, BOXES),
+            (getattr(model.roi_head, 'mask_head', []), MASKS),
+        ):
             for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
                 height, width = nn.modules.utils._pair(head.roi_feat_size)
                 head(torch.zeros(count, head.in_channels, height, width))
     elif hasattr(model, 'bbox_head'):
         from mmdet.structures import DetDataSample
+
         model(image, [DetDataSample(metainfo=meta)])
     elif hasattr(model, 'decode_head'):
         model.encode_decode(image, [meta])

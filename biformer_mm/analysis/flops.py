@@ -3,6 +3,7 @@
 Without a handle it counts nothing for the attention's two matrix products, so
 that the figure would depend on the backend.
 """
+
 from math import prod
 from typing import Any, List
 

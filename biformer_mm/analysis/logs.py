@@ -4,13 +4,14 @@ A run is what one work directory holds: one session, or several of which the
 later ones went on from a checkpoint of the earlier ones (``--resume``). Points
 are (iteration, value), the iteration counted from 1 over the whole run.
 """
+
 import json
 import os.path as osp
 import re
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Tuple
 
-from biformer_mm.errors import UsageError
+from biformer_mm.utils.errors import UsageError
 
 Curve = Dict[int, float]
 
@@ -24,6 +25,7 @@ class Session(NamedTuple):
         training: Curve of each quantity that training logged.
         validation: The same of validation.
     """
+
     name: str
     start: int
     training: Dict[str, Curve]
@@ -38,6 +40,7 @@ class Run(NamedTuple):
         training: Curve of each quantity that training logged.
         validation: The same of validation.
     """
+
     sessions: List[Session]
     training: Dict[str, Curve]
     validation: Dict[str, Curve]
@@ -57,8 +60,7 @@ def read_run(folder: str, warn: Callable[[str], None]) -> Run:
         UsageError: There is no such folder, or no training log in it.
     """
     if not osp.isdir(folder):
-        raise UsageError(f'there is no folder {folder}; give the --work-dir '
-                         'of a training')
+        raise UsageError(f'there is no folder {folder}; give the --work-dir of a training')
     found = sorted(Path(folder).glob('*/vis_data')) or [
         path for path in [Path(folder, 'vis_data')] if path.is_dir()
     ]
@@ -68,11 +70,11 @@ def read_run(folder: str, warn: Callable[[str], None]) -> Run:
         raise UsageError(
             f'{folder} must hold the JSON logs of a training by MMEngine, '
             'TIMESTAMP/vis_data/TIMESTAMP.json with a record at least; it has '
-            'none; give the --work-dir of a training')
+            'none; give the --work-dir of a training'
+        )
     run = Run(sessions, {}, {})
     for session in sessions:
-        for joined, new in ((run.training, session.training),
-                            (run.validation, session.validation)):
+        for joined, new in ((run.training, session.training), (run.validation, session.validation)):
             for curve in joined.values():
                 for iteration in [i for i in curve if i > session.start]:
                     del curve[iteration]
@@ -112,7 +114,7 @@ def read_session(folder: Path, warn: Callable[[str], None]) -> Session:
         for name, value in record.items():
             if name not in ('iter', 'epoch', 'step') and _is_number(value):
                 if name.startswith(prefix):  # LogProcessor's hierarchy
-                    name = name[len(prefix):]
+                    name = name[len(prefix) :]
                 curves.setdefault(name, {})[iteration] = value
     return Session(folder.name, start or 0, training, validation)
 
@@ -122,21 +124,21 @@ def _is_count(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, float) or (not isinstance(value, bool)
-                                        and isinstance(value, int)
-                                        and abs(value) < 2**1000)
+    return isinstance(value, float) or (
+        not isinstance(value, bool) and isinstance(value, int) and abs(value) < 2**1000
+    )
 
 
 def _read_text_log(path: Path) -> Tuple:
     """What the JSON log does not have: the iterations done before the session,
-    None if that is unknown; and the iterations of an epoch, or 0."""
+    None if that is unknown; and the iterations of an epoch, or 0.
+    """
     if not path.is_file():
         return None, 0
     text = path.read_text(encoding='utf-8', errors='replace')
     resumed = re.search(r'resumed epoch: \d+, iter: (\d+)', text)
     length = re.search(r'Epoch\(train\) *\[ *\d+\]\[ *\d+/(\d+)\]', text)
-    return (int(resumed.group(1)) if resumed else 0,
-            int(length.group(1)) if length else 0)
+    return (int(resumed.group(1)) if resumed else 0, int(length.group(1)) if length else 0)
 
 
 def _read_records(path: Path, warn: Callable[[str], None]) -> List[Dict]:
@@ -151,9 +153,12 @@ def _read_records(path: Path, warn: Callable[[str], None]) -> List[Dict]:
         except (ValueError, RecursionError):
             record = None
         if isinstance(record, dict) and all(
-                _is_count(record.get(key, 0)) for key in ('iter', 'step')):
+            _is_count(record.get(key, 0)) for key in ('iter', 'step')
+        ):
             records.append(record)
         elif line.strip():
-            warn(f'line {number} of {path} is no record, as when a run is '
-                 'killed while it writes; it is left out')
+            warn(
+                f'line {number} of {path} is no record, as when a run is '
+                'killed while it writes; it is left out'
+            )
     return records

@@ -1,4 +1,5 @@
 """The parts of a model that costs are told by."""
+
 from typing import Dict, List
 
 from torch import nn
@@ -37,8 +38,8 @@ def _stages(backbone: BiFormer) -> Dict[str, List[nn.Module]]:
     parts: Dict[str, List[nn.Module]] = {'stem': [backbone.stem]}
     for i, stage in enumerate(backbone.stages):
         parts[f'stage {i + 1}'] = [
-            *backbone.downsamples[max(i - 1, 0):i], stage,
-            *([backbone.out_norms[str(i)]]
-              if str(i) in backbone.out_norms else [])
+            *backbone.downsamples[max(i - 1, 0) : i],
+            stage,
+            *([backbone.out_norms[str(i)]] if str(i) in backbone.out_norms else []),
         ]
     return parts

@@ -3,13 +3,19 @@
 ``load_pretrained``, which carries out ``init_cfg``, and ``load_model`` need
 MMEngine; the rest needs torch alone.
 """
-from .loading import load_pretrained
-from .model_loading import load_model
+
+from .load import load_pretrained
+from .load_model import load_model
 from .names import convert_state_dict
-from .reading import CheckpointError, read_checkpoint
+from .read import CheckpointError, read_checkpoint
 from .whole_model import WholeModel, convert_model
 
 __all__ = [
-    'CheckpointError', 'WholeModel', 'convert_model', 'convert_state_dict',
-    'load_model', 'load_pretrained', 'read_checkpoint'
+    'CheckpointError',
+    'WholeModel',
+    'convert_model',
+    'convert_state_dict',
+    'load_model',
+    'load_pretrained',
+    'read_checkpoint',
 ]

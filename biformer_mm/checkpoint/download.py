@@ -2,6 +2,7 @@
 
 Needs the standard library alone.
 """
+
 import hashlib
 import os
 import os.path as osp
@@ -14,7 +15,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urldefrag, urlparse
 from urllib.request import Request, urlopen
 
-from .reading import CheckpointError
+from .read import CheckpointError
 
 try:
     import fcntl
@@ -59,20 +60,21 @@ def download(url: str, folder: str) -> str:
     except OSError as error:
         raise CheckpointError(
             f'{url} cannot be kept in {folder} ({error.strerror}); make room '
-            'there, or set TORCH_HOME to another folder') from error
+            'there, or set TORCH_HOME to another folder'
+        ) from error
     if not found.startswith(expected):
         raise CheckpointError(
             f'{path}, kept of an earlier download, has the sha256 {found}, '
             f'and {url} is to have {expected}; remove that file to download '
-            'it again')
+            'it again'
+        )
     return path
 
 
 def _parse(url: str) -> Tuple[str, str, str]:
     """Address without its fragment, name, and first digits of the sha256."""
     if not url.isprintable():
-        raise CheckpointError('a URL has no control characters; got '
-                              f'{url!r}: mend it')
+        raise CheckpointError(f'a URL has no control characters; got {url!r}: mend it')
     try:
         address, fragment = urldefrag(url)
         name = osp.basename(urlparse(address).path)
@@ -85,7 +87,8 @@ def _parse(url: str) -> Tuple[str, str, str]:
         if not match:
             raise CheckpointError(
                 '#sha256= takes 8 to 64 hexadecimal digits; got '
-                f'{fragment!r}: give what sha256sum prints of the original')
+                f'{fragment!r}: give what sha256sum prints of the original'
+            )
         return address, name, match[1].lower()
     match = _HASH_IN_NAME.fullmatch(name)
     if match and not _DATE.fullmatch(match[1]):
@@ -109,7 +112,8 @@ def _fetch_once(url: str, address: str, path: str, expected: str) -> bool:
             raise CheckpointError(
                 f'{url} is to have the sha256 {expected}, and what came has '
                 f'{found}; it is damaged or another file: get it elsewhere, '
-                'and give the path')
+                'and give the path'
+            )
         os.fsync(part.fileno())
         if not fcntl:
             part.close()  # Windows renames no open file
@@ -169,8 +173,8 @@ def _fetch(url: str, address: str, part: BinaryIO) -> bool:
     with _connection(url):
         try:
             response = urlopen(
-                Request(address, headers=_headers(address, part, size)),
-                timeout=_TIMEOUT)
+                Request(address, headers=_headers(address, part, size)), timeout=_TIMEOUT
+            )
         except HTTPError as error:
             if size and error.code == 416:  # the file ends where the part does
                 part.truncate(0)
@@ -181,11 +185,11 @@ def _fetch(url: str, address: str, part: BinaryIO) -> bool:
             part.truncate(0)
             size = 0
             _write_note(address, part, response)
-        elif not response.headers.get('Content-Range',
-                                      '').startswith(f'bytes {size}-'):
+        elif not response.headers.get('Content-Range', '').startswith(f'bytes {size}-'):
             raise CheckpointError(
                 f'{url} cannot be resumed: the server sends another part '
-                f'than it was asked for; remove {part.name}')
+                f'than it was asked for; remove {part.name}'
+            )
         length = response.headers.get('Content-Length', '')
         end = size + int(length) if length.isdecimal() else None
         with _connection(url, part, end):
@@ -229,9 +233,9 @@ def _write_note(address: str, part: BinaryIO, response: HTTPResponse) -> None:
 
 
 @contextmanager
-def _connection(url: str,
-                part: Optional[BinaryIO] = None,
-                end: Optional[int] = None) -> Iterator[None]:
+def _connection(
+    url: str, part: Optional[BinaryIO] = None, end: Optional[int] = None
+) -> Iterator[None]:
     """Tell what goes wrong with the connection; within a file, if given."""
     try:
         yield
@@ -244,17 +248,18 @@ def _connection(url: str,
             raise _cut_off(url, part, end, reason) from error
         raise CheckpointError(
             f'{url} cannot be downloaded ({reason}); several public links '
-            'are dead: give the path of a copy') from error
+            'are dead: give the path of a copy'
+        ) from error
 
 
-def _cut_off(url: str, part: BinaryIO, end: Optional[int],
-             reason: str) -> CheckpointError:
+def _cut_off(url: str, part: BinaryIO, end: Optional[int], reason: str) -> CheckpointError:
     part.flush()
     size = part.tell()
     of = '' if end is None else f' of {end}'
     return CheckpointError(
         f'{url} was cut off after {size}{of} bytes ({reason}); run the same '
-        'again, which goes on from there if it can')
+        'again, which goes on from there if it can'
+    )
 
 
 def _sha256(path: str) -> str:

@@ -1,4 +1,5 @@
 """Where checkpoints come from: a path, the web, MMEngine's other storage."""
+
 import os
 import os.path as osp
 from contextlib import ExitStack, contextmanager
@@ -7,9 +8,10 @@ from typing import Iterator, Union
 
 import torch
 
-from biformer_mm.errors import describe
+from biformer_mm.utils.errors import describe
+
 from .download import download
-from .reading import CheckpointError
+from .read import CheckpointError
 
 if find_spec('mmengine'):  # without it, nothing here is called
     from mmengine.dist import broadcast_object_list, get_rank
@@ -19,7 +21,8 @@ if find_spec('mmengine'):  # without it, nothing here is called
 @contextmanager
 def local_path(checkpoint: Union[str, 'os.PathLike[str]']) -> Iterator[str]:
     """The file itself, or a copy of what a URL names: of the web in torch's
-    cache, of MMEngine's other storage for as long as the context."""
+    cache, of MMEngine's other storage for as long as the context.
+    """
     checkpoint = os.fspath(checkpoint)
     if checkpoint.startswith(('http://', 'https://')):
         yield _download(checkpoint)
@@ -29,8 +32,8 @@ def local_path(checkpoint: Union[str, 'os.PathLike[str]']) -> Iterator[str]:
                 path = stack.enter_context(get_local_path(checkpoint))
             except Exception as error:  # of many kinds, by storage
                 raise CheckpointError(
-                    f'{checkpoint} cannot be fetched ({describe(error)}); '
-                    'give the path of a copy') from error
+                    f'{checkpoint} cannot be fetched ({describe(error)}); give the path of a copy'
+                ) from error
             yield str(path)
     else:
         yield checkpoint
@@ -38,7 +41,8 @@ def local_path(checkpoint: Union[str, 'os.PathLike[str]']) -> Iterator[str]:
 
 def _download(url: str) -> str:
     """Path in torch's cache; of a distributed run, rank 0 goes first, and if
-    it fails all do."""
+    it fails all do.
+    """
     folder = osp.join(torch.hub.get_dir(), 'checkpoints')
     failure = path = None
     if get_rank() == 0:

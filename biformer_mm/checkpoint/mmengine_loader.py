@@ -2,6 +2,7 @@
 
 Runners, hooks and models of OpenMMLab load by it whatever a config names.
 """
+
 import difflib
 import os.path as osp
 import re
@@ -9,15 +10,19 @@ from typing import Any, Dict
 
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import (_get_mmengine_home,
-                                        get_deprecated_model_names,
-                                        get_external_models, get_mmcls_models,
-                                        get_torchvision_models)
+from mmengine.runner.checkpoint import (
+    _get_mmengine_home,
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
 
-from biformer_mm.config_types import bare_type_name, is_pretrained
+from biformer_mm.utils.config_types import bare_type_name, is_pretrained
+
 from .files import local_path
-from .reading import CheckpointError, read_checkpoint, split_weights
-from .statistics import restore_statistics
+from .read import CheckpointError, read_checkpoint, split_weights
+from .training_statistics import restore_statistics
 from .whole_model import split_backbone
 
 # Lists of names that MMEngine has URLs for.
@@ -28,8 +33,15 @@ _LISTS = {
     'openmmlab': get_external_models,
     'mmcls': get_mmcls_models,
 }
-_SCHEMES = ('', 'http://', 'https://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://',
-            'pavi://', *(f'{scheme}://' for scheme in _LISTS))
+_SCHEMES = (
+    '',
+    'http://',
+    'https://',
+    r'(\S+\:)?s3://',
+    r'(\S+\:)?petrel://',
+    'pavi://',
+    *(f'{scheme}://' for scheme in _LISTS),
+)
 
 
 def read_as_data(cfg: Config, trust: bool = False) -> None:
@@ -44,12 +56,10 @@ def read_as_data(cfg: Config, trust: bool = False) -> None:
         trust: Unpickle whatever a file holds. A pickle can run any code.
     """
 
-    def load_from_biformer_mm(filename: str,
-                              map_location: Any = None) -> Dict[str, Any]:
+    def load_from_biformer_mm(filename: str, map_location: Any = None) -> Dict[str, Any]:
         return _load(filename, map_location, trust)
 
-    CheckpointLoader.register_scheme(
-        _SCHEMES, load_from_biformer_mm, force=True)
+    CheckpointLoader.register_scheme(_SCHEMES, load_from_biformer_mm, force=True)
     if trust:
         _trust_backbones(cfg.get('model'))
 
@@ -88,8 +98,7 @@ def _disarm(content: Dict[str, Any], folder: str) -> None:
     hub = content.get('message_hub')
     info = hub.get('runtime_info') if isinstance(hub, dict) else None
     for name in list(info) if isinstance(info, dict) else ():
-        if str(name).startswith('best_ckpt') and not _is_best_in(
-                folder, info[name]):
+        if str(name).startswith('best_ckpt') and not _is_best_in(folder, info[name]):
             info[name] = None
         elif name == 'keep_ckpt_ids' and not _are_integers(info[name]):
             info[name] = []
@@ -97,14 +106,15 @@ def _disarm(content: Dict[str, Any], folder: str) -> None:
 
 def _is_best_in(folder: str, path: Any) -> bool:
     """Whether a path is one that MMEngine saves a best checkpoint to."""
-    return isinstance(path, str) and re.fullmatch(
-        r'best_.+\.pth', osp.basename(path)) is not None and osp.realpath(
-            osp.dirname(path)) == osp.realpath(folder)
+    return (
+        isinstance(path, str)
+        and re.fullmatch(r'best_.+\.pth', osp.basename(path)) is not None
+        and osp.realpath(osp.dirname(path)) == osp.realpath(folder)
+    )
 
 
 def _are_integers(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        isinstance(value, int) for value in values)
+    return isinstance(values, list) and all(isinstance(value, int) for value in values)
 
 
 def _resolve(name: str) -> str:
@@ -118,8 +128,9 @@ def _resolve(name: str) -> str:
     if model not in places:
         close = difflib.get_close_matches(model, places) or list(places)[:3]
         raise CheckpointError(
-            f'{scheme}:// takes a name of MMEngine\'s list; got {model!r}: '
-            f'give another, such as {", ".join(close)}')
+            f"{scheme}:// takes a name of MMEngine's list; got {model!r}: "
+            f'give another, such as {", ".join(close)}'
+        )
     place = places[model]
     return place if '://' in place else osp.join(_get_mmengine_home(), place)
 
@@ -128,8 +139,11 @@ def _trust_backbones(node: Any) -> None:
     """Have each BiFormer of a config trust its pretrained checkpoint."""
     if isinstance(node, dict):
         init_cfg = node.get('init_cfg')
-        if (isinstance(init_cfg, dict) and bare_type_name(node) == 'BiFormer'
-                and is_pretrained(init_cfg)):
+        if (
+            isinstance(init_cfg, dict)
+            and bare_type_name(node) == 'BiFormer'
+            and is_pretrained(init_cfg)
+        ):
             init_cfg['trust'] = True
         node = list(node.values())
     if isinstance(node, (list, tuple)):

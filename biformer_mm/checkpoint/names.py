@@ -2,42 +2,49 @@
 
 Needs torch alone.
 """
+
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple
 
 from torch import Tensor
 
-from .reading import CheckpointError, split_weights
+from .read import CheckpointError, split_weights
 
 _ATTN = r'((?:stages\.\d+\.\d+\.attn\.)?)'  # absent in a bare attention layer
 
 # Released name -> ours, each applied to the whole name, in this order. A name
 # that is ours already passes unchanged.
-_RENAMES = tuple((re.compile(pattern), name) for pattern, name in (
-    (r'(stages\.\d+\.)blocks\.(.+)', r'\1\2'),
-    (r'downsample_layers\.0\.(.+)', r'stem.\1'),
-    (r'downsample_layers\.(\d{1,4})\.(.+)',
-     lambda m: f'downsamples.{int(m[1]) - 1}.{m[2]}'),
-    (r'(stages\.\d+\.\d+\.)pos_embed\.(.+)', r'\1pos_conv.\2'),
-    (r'(stages\.\d+\.\d+\.mlp\.)0\.(.+)', r'\1fc1.\2'),
-    (r'(stages\.\d+\.\d+\.mlp\.)[23]\.(.+)', r'\1fc2.\2'),
-    (_ATTN + r'(?:qkv\.qkv|qkv_linear)\.(.+)', r'\1qkv.\2'),
-    (_ATTN + r'(?:wo|output_linear)\.(.+)', r'\1proj.\2'),
-    (_ATTN + r'lepe\.(.+)', r'\1lce.\2'),
-    (r'extra_norms\.(\d+)\.(.+)', r'out_norms.\1.\2'),
-    (r'head\.(weight|bias)', r'head.fc.\1'),
-))
+_RENAMES = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r'(stages\.\d+\.)blocks\.(.+)', r'\1\2'),
+        (r'downsample_layers\.0\.(.+)', r'stem.\1'),
+        (r'downsample_layers\.(\d{1,4})\.(.+)', lambda m: f'downsamples.{int(m[1]) - 1}.{m[2]}'),
+        (r'(stages\.\d+\.\d+\.)pos_embed\.(.+)', r'\1pos_conv.\2'),
+        (r'(stages\.\d+\.\d+\.mlp\.)0\.(.+)', r'\1fc1.\2'),
+        (r'(stages\.\d+\.\d+\.mlp\.)[23]\.(.+)', r'\1fc2.\2'),
+        (_ATTN + r'(?:qkv\.qkv|qkv_linear)\.(.+)', r'\1qkv.\2'),
+        (_ATTN + r'(?:wo|output_linear)\.(.+)', r'\1proj.\2'),
+        (_ATTN + r'lepe\.(.+)', r'\1lce.\2'),
+        (r'extra_norms\.(\d+)\.(.+)', r'out_norms.\1.\2'),
+        (r'head\.(weight|bias)', r'head.fc.\1'),
+    )
+)
 _LAST_NORM = re.compile(r'norm\.(.+)')
 
 _AFFINE = r'(?:weight|bias)'
 _NORM = r'(?:weight|bias|running_mean|running_var|num_batches_tracked)'
-_OURS = re.compile('|'.join((
-    rf'(?:stem|downsamples\.\d+)\.\d+\.{_NORM}',
-    rf'stages\.\d+\.\d+\.(?:pos_conv|norm[12]|mlp\.fc[12])\.{_AFFINE}',
-    rf'{_ATTN}(?:qkv|lce|proj)\.{_AFFINE}',
-    rf'out_norms\.\d+\.{_NORM}',
-    rf'(?:head\.fc|aux_head)\.{_AFFINE}',  # the latter of token labelling
-)))
+_OURS = re.compile(
+    '|'.join(
+        (
+            rf'(?:stem|downsamples\.\d+)\.\d+\.{_NORM}',
+            rf'stages\.\d+\.\d+\.(?:pos_conv|norm[12]|mlp\.fc[12])\.{_AFFINE}',
+            rf'{_ATTN}(?:qkv|lce|proj)\.{_AFFINE}',
+            rf'out_norms\.\d+\.{_NORM}',
+            rf'(?:head\.fc|aux_head)\.{_AFFINE}',  # the latter of token labelling
+        )
+    )
+)
 
 
 class Names(NamedTuple):
@@ -48,6 +55,7 @@ class Names(NamedTuple):
         origins: Our name -> the name in the checkpoint.
         unknown: Names that no weight of a BiFormer has.
     """
+
     weights: Dict[str, Tensor]
     origins: Dict[str, str]
     unknown: List[str]
@@ -55,9 +63,7 @@ class Names(NamedTuple):
     @property
     def renamed(self) -> List[str]:
         """Our names that are not the checkpoint's."""
-        return [
-            ours for ours, theirs in self.origins.items() if ours != theirs
-        ]
+        return [ours for ours, theirs in self.origins.items() if ours != theirs]
 
 
 def convert_state_dict(state_dict: Mapping[str, Any]) -> Dict[str, Tensor]:
@@ -83,7 +89,8 @@ def convert_state_dict(state_dict: Mapping[str, Any]) -> Dict[str, Tensor]:
     if names.unknown:
         raise CheckpointError(
             f'not a BiFormer checkpoint: {len(names.unknown)} of its '
-            f'{len(weights)} keys are unknown: {listing(names.unknown)}')
+            f'{len(weights)} keys are unknown: {listing(names.unknown)}'
+        )
     return names.weights
 
 
@@ -104,7 +111,8 @@ def convert_names(weights: Mapping[str, Tensor]) -> Names:
         if ours in names.weights:
             raise CheckpointError(
                 f'two keys of the checkpoint mean {ours!r}: '
-                f'{names.origins[ours]!r} and {released!r}; remove one')
+                f'{names.origins[ours]!r} and {released!r}; remove one'
+            )
         if tensor.dim() == 4 and ours.endswith(('qkv.weight', 'proj.weight')):
             tensor = tensor.flatten(1)
         names.weights[ours], names.origins[ours] = tensor, released

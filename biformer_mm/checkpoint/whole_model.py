@@ -7,18 +7,19 @@ the names and shapes of mmdet 3's and mmseg 1's.
 
 Needs torch alone.
 """
+
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from torch import Tensor
 
 from .names import convert_names, is_head, listing
-from .reading import CheckpointError, split_weights
+from .read import CheckpointError, split_weights
 
 BACKBONE = 'backbone.'
 _EMA = 'running average (EMA)'
 # The parts of a model beside its backbone.
 PARTS = {
-    'cls': ('head', ),
+    'cls': ('head',),
     'det': ('neck', 'bbox_head', 'rpn_head', 'roi_head'),
     'seg': ('neck', 'decode_head', 'auxiliary_head'),
 }
@@ -36,6 +37,7 @@ class WholeModel(NamedTuple):
         meta: What OpenMMLab's inferencers read: ``dataset_meta``, the names
             and colours of the classes, if the checkpoint has them.
     """
+
     weights: Dict[str, Tensor]
     origins: Dict[str, str]
     dropped: List[Tuple[str, str]]
@@ -43,9 +45,9 @@ class WholeModel(NamedTuple):
     meta: Dict[str, Any]
 
 
-def convert_model(checkpoint: Mapping[str, Any],
-                  task: Optional[str] = None,
-                  source: str = 'the checkpoint') -> WholeModel:
+def convert_model(
+    checkpoint: Mapping[str, Any], task: Optional[str] = None, source: str = 'the checkpoint'
+) -> WholeModel:
     """Convert a classifier, detector, segmentor or backbone.
 
     Args:
@@ -58,8 +60,9 @@ def convert_model(checkpoint: Mapping[str, Any],
         CheckpointError: It is something else, or holds unknown names.
     """
     weights, rest = split_weights(checkpoint, source)
-    dropped = [(key, _EMA if 'ema' in key else 'training state')
-               for key in map(str, rest) if key != 'meta']
+    dropped = [
+        (key, _EMA if 'ema' in key else 'training state') for key in map(str, rest) if key != 'meta'
+    ]
     dropped += [(n, _EMA) for n in weights if is_ema(n)]
     weights = {n: t for n, t in weights.items() if not is_ema(n)}
 
@@ -68,18 +71,18 @@ def convert_model(checkpoint: Mapping[str, Any],
     if task not in (None, found):
         raise CheckpointError(
             f'{source} is {_describe(found)}, not {_describe(task)}; leave '
-            f'the task {task!r} out or give another checkpoint')
+            f'the task {task!r} out or give another checkpoint'
+        )
     names = convert_names(inside)
     known = PARTS.get(found, ())
-    unknown = names.unknown + [
-        n for n in others if n.partition('.')[0] not in known
-    ]
+    unknown = names.unknown + [n for n in others if n.partition('.')[0] not in known]
     if unknown:
         raise CheckpointError(
             f'{source} is not a BiFormer classifier, RetinaNet, Mask R-CNN, '
             f'Semantic FPN or UperNet: {len(unknown)} of its {len(weights)} '
             f'names are of none: {listing(unknown)}; give a checkpoint of '
-            'one of these')
+            'one of these'
+        )
 
     prefix = BACKBONE if any(n.startswith(BACKBONE) for n in weights) else ''
     unread = _unread_norms(names.weights, others)
@@ -98,31 +101,26 @@ def convert_model(checkpoint: Mapping[str, Any],
             converted[ours], origins[ours] = tensor, theirs
     converted.update(others)
     origins.update((n, n) for n in others)
-    return WholeModel(converted, origins, dropped, found,
-                      class_names(rest.get('meta')))
+    return WholeModel(converted, origins, dropped, found, class_names(rest.get('meta')))
 
 
 def is_ema(name: str) -> bool:
     """Whether OpenMMLab's hooks before MMEngine have stored that weight as
-    the running average of another."""
+    the running average of another.
+    """
     return name.startswith('ema_')
 
 
 def split_backbone(
-        weights: Mapping[str, Tensor],
-        prefix: str = BACKBONE) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
+    weights: Mapping[str, Tensor], prefix: str = BACKBONE
+) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
     """The weights below ``prefix``, without it, and the others; all of them,
-    if none is below it."""
-    inside = {
-        n[len(prefix):]: t
-        for n, t in weights.items() if n.startswith(prefix)
-    }
+    if none is below it.
+    """
+    inside = {n[len(prefix) :]: t for n, t in weights.items() if n.startswith(prefix)}
     if not inside:
         return dict(weights), {}
-    return inside, {
-        n: t
-        for n, t in weights.items() if not n.startswith(prefix)
-    }
+    return inside, {n: t for n, t in weights.items() if not n.startswith(prefix)}
 
 
 def _find_task(inside: Mapping, others: Mapping) -> Optional[str]:
@@ -134,31 +132,28 @@ def _find_task(inside: Mapping, others: Mapping) -> Optional[str]:
 
 
 def _describe(task: Optional[str]) -> str:
-    return {
-        'cls': 'a classifier',
-        'det': 'a detector',
-        'seg': 'a segmentor'
-    }.get(task, 'a backbone alone')
+    return {'cls': 'a classifier', 'det': 'a detector', 'seg': 'a segmentor'}.get(
+        task, 'a backbone alone'
+    )
 
 
-def _unread_norms(backbone: Mapping[str, Tensor],
-                  others: Mapping[str, Tensor]) -> Tuple[str, ...]:
+def _unread_norms(backbone: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> Tuple[str, ...]:
     """Output norms of stages that the neck does not read.
 
     The forks norm the maps of all stages, and RetinaNet's neck leaves the
     first out; here the backbone returns, and norms, only what is read.
     """
     channels = [
-        t.shape[1] for n, t in others.items()
-        if n.startswith('neck.lateral_convs.') and n.endswith('conv.weight')
-        and t.dim() == 4
+        t.shape[1]
+        for n, t in others.items()
+        if n.startswith('neck.lateral_convs.') and n.endswith('conv.weight') and t.dim() == 4
     ]
     widths = []
     while f'stages.{len(widths)}.0.norm1.weight' in backbone:
         norm = backbone[f'stages.{len(widths)}.0.norm1.weight']
         widths.append(norm.numel())
     first = len(widths) - len(channels)
-    if not channels or widths[max(first, 0):] != channels:
+    if not channels or widths[max(first, 0) :] != channels:
         return ()
     return tuple(f'out_norms.{stage}.' for stage in range(first))
 
@@ -169,14 +164,10 @@ def class_names(meta: Any) -> Dict[str, Any]:
         return {}
     found = meta.get('dataset_meta')
     if not isinstance(found, Mapping):
-        found = {
-            k.lower(): meta[k]
-            for k in ('CLASSES', 'PALETTE') if k in meta
-        }
+        found = {k.lower(): meta[k] for k in ('CLASSES', 'PALETTE') if k in meta}
     plain = {}
     for key, kind in (('classes', str), ('palette', (list, tuple))):
         values = found.get(key)
-        if isinstance(values, (list, tuple)) and all(
-                isinstance(value, kind) for value in values):
+        if isinstance(values, (list, tuple)) and all(isinstance(value, kind) for value in values):
             plain[key] = values
     return dict(dataset_meta=plain) if plain else {}

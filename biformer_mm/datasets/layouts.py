@@ -1,5 +1,7 @@
 """Writing the demo's scenes as a data set, in the layout of COCO, ADE20K or
-ImageNet."""
+ImageNet.
+"""
+
 from __future__ import annotations
 
 import json
@@ -21,12 +23,14 @@ _PARAMETERS = 'shapes.json'
 ONE_LARGE = dict(count=(1, 1), diameter=(0.35, 0.7))
 
 
-def make_shapes(root: str | Path,
-                layout: str = 'coco',
-                num_train: int = 400,
-                num_val: int = 100,
-                image_size: int = 160,
-                seed: int = 0) -> Path:
+def make_shapes(
+    root: str | Path,
+    layout: str = 'coco',
+    num_train: int = 400,
+    num_val: int = 100,
+    image_size: int = 160,
+    seed: int = 0,
+) -> Path:
     """Write the data set, or reuse it if it is there already.
 
     ``root`` appears complete or not at all and gets, by ``layout``:
@@ -59,17 +63,19 @@ def make_shapes(root: str | Path,
             arguments.
     """
     if layout not in _WRITERS:
-        raise ValueError(
-            f'layout must be one of {", ".join(_WRITERS)}; got {layout!r}')
-    root, parameters = Path(root), dict(
-        generator='biformer_mm shapes', version=_VERSION, layout=layout)
-    for name, value, least in (('num_train', num_train, 1), ('num_val',
-                                                             num_val, 1),
-                               ('image_size', image_size, 32), ('seed', seed,
-                                                                0)):
+        raise ValueError(f'layout must be one of {", ".join(_WRITERS)}; got {layout!r}')
+    root, parameters = (
+        Path(root),
+        dict(generator='biformer_mm shapes', version=_VERSION, layout=layout),
+    )
+    for name, value, least in (
+        ('num_train', num_train, 1),
+        ('num_val', num_val, 1),
+        ('image_size', image_size, 32),
+        ('seed', seed, 0),
+    ):
         if not isinstance(value, Integral) or value < least:
-            raise ValueError(f'{name} must be an integer of at least {least}, '
-                             f'got {value!r}')
+            raise ValueError(f'{name} must be an integer of at least {least}, got {value!r}')
         parameters[name] = int(value)
     if _reusable(root, parameters):
         return root
@@ -100,7 +106,8 @@ def _reusable(root: Path, parameters: dict) -> bool:
         raise FileExistsError(
             f'root must be free or hold this very data set: {root} holds '
             f'{found}, wanted {parameters}; nothing was changed, move it away '
-            'or choose another root')
+            'or choose another root'
+        )
     return True
 
 
@@ -117,8 +124,7 @@ def _write_coco(root: Path, split: str, scenes: Iterator[Scene]) -> None:
         name = f'{index:06d}.jpg'
         _write_image(root / split / name, scene.image)
         height, width = scene.image.shape[:2]
-        images.append(
-            dict(id=index, file_name=name, width=width, height=height))
+        images.append(dict(id=index, file_name=name, width=width, height=height))
         for label, mask in scene.instances:
             annotations.append(
                 dict(
@@ -128,41 +134,34 @@ def _write_coco(root: Path, split: str, scenes: Iterator[Scene]) -> None:
                     iscrowd=0,
                     area=int(mask.sum()),
                     bbox=list(cv2.boundingRect(mask.astype(np.uint8))),
-                    segmentation=_polygons(mask)))
+                    segmentation=_polygons(mask),
+                )
+            )
     categories = [
-        dict(id=i, name=name, supercategory='shape')
-        for i, name in enumerate(SHAPES_CLASSES, 1)
+        dict(id=i, name=name, supercategory='shape') for i, name in enumerate(SHAPES_CLASSES, 1)
     ]
     path = root / 'annotations' / f'instances_{split}.json'
     path.parent.mkdir(exist_ok=True)
-    path.write_text(
-        json.dumps(
-            dict(
-                images=images, annotations=annotations,
-                categories=categories)))
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
 
 
 def _write_ade20k(root: Path, split: str, scenes: Iterator[Scene]) -> None:
     folder = dict(train='training', val='validation')[split]
     for index, scene in enumerate(scenes):
-        _write_image(root / 'images' / folder / f'{index:06d}.jpg',
-                     scene.image)
+        _write_image(root / 'images' / folder / f'{index:06d}.jpg', scene.image)
         index_map = np.ones(scene.image.shape[:2], np.uint8)
         for label, mask in scene.instances:
             index_map[mask] = label + 2
-        _write_image(root / 'annotations' / folder / f'{index:06d}.png',
-                     index_map)
+        _write_image(root / 'annotations' / folder / f'{index:06d}.png', index_map)
 
 
 def _write_imagenet(root: Path, split: str, scenes: Iterator[Scene]) -> None:
     for index, scene in enumerate(scenes):
-        (label, _), = scene.instances
-        _write_image(root / split / SHAPES_CLASSES[label] / f'{index:06d}.jpg',
-                     scene.image)
+        ((label, _),) = scene.instances
+        _write_image(root / split / SHAPES_CLASSES[label] / f'{index:06d}.jpg', scene.image)
 
 
-_WRITERS = dict(
-    coco=_write_coco, ade20k=_write_ade20k, imagenet=_write_imagenet)
+_WRITERS = dict(coco=_write_coco, ade20k=_write_ade20k, imagenet=_write_imagenet)
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:
@@ -178,15 +177,10 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
     them gives back the same pixels.
     """
     fine = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
-    contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP,
-                                           cv2.CHAIN_APPROX_SIMPLE)
-    holes = [
-        contour for contour, (*_, parent) in zip(contours, hierarchy[0])
-        if parent >= 0
-    ]
+    contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    holes = [contour for contour, (*_, parent) in zip(contours, hierarchy[0]) if parent >= 0]
     if not holes:
-        return [((contour.reshape(-1) + 0.5) / 2).tolist()
-                for contour in contours]
+        return [((contour.reshape(-1) + 0.5) / 2).tolist() for contour in contours]
     # COCO polygons cannot say holes: cut the mask through one of them.
     left = np.arange(mask.shape[1]) <= int(holes[0][:, 0, 0].mean()) // 2
     return _polygons(mask & left) + _polygons(mask & ~left)

@@ -1,6 +1,7 @@
 """Backbone and attention: MMEngine-registered, or plain without MMEngine."""
-from .attention import BiLevelRoutingAttention
-from .biformer import BiFormer
-from .plugin import BRAPlugin
+
+from .backbones.biformer import BiFormer
+from .layers.attention import BiLevelRoutingAttention
+from .layers.bra_plugin import BRAPlugin
 
 __all__ = ['BRAPlugin', 'BiFormer', 'BiLevelRoutingAttention']

@@ -1,4 +1,5 @@
 """Compile modules of equal structure one by one, with a shared graph."""
+
 from contextlib import nullcontext
 from typing import Any, ContextManager, Dict, Iterable
 
@@ -22,8 +23,7 @@ def compile_each(modules: Iterable[nn.Module], **options: Any) -> None:
         RuntimeError: PyTorch is older than 2.6.
     """
     if torch.__version__ < (2, 6):
-        raise RuntimeError('compiling blocks needs PyTorch 2.6 or later; got '
-                           f'{torch.__version__}')
+        raise RuntimeError(f'compiling blocks needs PyTorch 2.6 or later; got {torch.__version__}')
     from torch._dynamo import config
     from torch.fx.experimental import _config as shapes
 
@@ -39,7 +39,8 @@ def compile_each(modules: Iterable[nn.Module], **options: Any) -> None:
 
 def eagerly() -> ContextManager:
     """Run compiled modules as they are: a graph knows no hook that was added
-    after it was made."""
+    after it was made.
+    """
     if hasattr(torch.compiler, 'set_stance'):
         return torch.compiler.set_stance('force_eager')
     return nullcontext()  # PyTorch before 2.6 compiles no blocks
@@ -47,8 +48,10 @@ def eagerly() -> ContextManager:
 
 def _for_inductor(options: Dict[str, Any]) -> Dict[str, Any]:
     """Switch off the choice of layouts, which fails in the backward pass of
-    convolutions whose sizes are symbols."""
+    convolutions whose sizes are symbols.
+    """
     from torch._inductor import list_mode_options
+
     options = dict(options)
     mode = options.pop('mode', None)
     given = options.get('options') or {}

@@ -3,6 +3,7 @@
 A backend is a module with ``region_attention`` (the op's signature, checked
 inputs) and ``unsupported_reason`` (None, or why it cannot serve such inputs).
 """
+
 import logging
 import os
 from importlib.util import find_spec
@@ -11,9 +12,9 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from . import cpu, reference, sdpa
-from .checks import flag, number, whole
+from .backends import cpu, reference, sdpa
 from .tracing import holds_values, is_compiling, is_for_others
+from .validation import flag, number, whole
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,8 @@ _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # In the order in which 'auto' tries them.
 _BACKENDS = {'cpu': cpu}
 if find_spec('triton'):
-    from . import triton
+    from .backends import triton
+
     _BACKENDS['triton'] = triton
 _BACKENDS.update(sdpa=sdpa, reference=reference)
 _ENV_VAR = 'BIFORMER_MM_BACKEND'
@@ -59,16 +61,18 @@ def check_backend_name(name: str) -> None:
         raise ValueError(f'backend must be one of {valid}; got {name!r}')
 
 
-def region_attention(query: Tensor,
-                     key: Tensor,
-                     value: Tensor,
-                     region_index: Tensor,
-                     *,
-                     num_heads: int,
-                     scale: float,
-                     valid_size: Optional[Tuple[int, int]] = None,
-                     attend_padding: bool = False,
-                     backend: str = 'auto') -> Tensor:
+def region_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    region_index: Tensor,
+    *,
+    num_heads: int,
+    scale: float,
+    valid_size: Optional[Tuple[int, int]] = None,
+    attend_padding: bool = False,
+    backend: str = 'auto',
+) -> Tensor:
     """Let the queries of each region attend to the tokens of k regions.
 
     Token-to-token attention of bi-level routing attention (paper section 3.2,
@@ -107,8 +111,9 @@ def region_attention(query: Tensor,
     _check_tensors(query, key, value, region_index)
     num_heads = whole('num_heads', num_heads, 1)
     if query.shape[5] % num_heads:
-        raise ValueError('the channels must divide into the heads; got '
-                         f'C={query.shape[5]} and {num_heads=}')
+        raise ValueError(
+            f'the channels must divide into the heads; got C={query.shape[5]} and {num_heads=}'
+        )
     scale = number('scale', scale)
     if valid_size is not None:
         valid_size = _check_valid_size(query, valid_size)
@@ -125,7 +130,8 @@ def region_attention(query: Tensor,
         num_heads=num_heads,
         scale=scale,
         valid_size=valid_size,
-        attend_padding=attend_padding)
+        attend_padding=attend_padding,
+    )
 
 
 def default_backend() -> str:
@@ -141,7 +147,8 @@ def default_backend() -> str:
 
 def resolve_backend(backend: str, query: Tensor, num_heads: int) -> str:
     """Name of the backend that serves such inputs; see
-    :func:`region_attention`."""
+    :func:`region_attention`.
+    """
     check_backend_name(backend)
     if backend == 'auto':
         backend = default_backend()
@@ -150,7 +157,8 @@ def resolve_backend(backend: str, query: Tensor, num_heads: int) -> str:
         if reason:
             raise RuntimeError(
                 f'backend {backend!r} was asked for but {reason}; use '
-                "backend='auto' to let the inputs decide")
+                "backend='auto' to let the inputs decide"
+            )
         return backend
     for name, module in _BACKENDS.items():
         if name not in PORTABLE and is_for_others():
@@ -162,8 +170,7 @@ def resolve_backend(backend: str, query: Tensor, num_heads: int) -> str:
             _log('region_attention: %s runs', name)
             return name
         _log('region_attention: not %s, as %s', name, reason)
-    raise RuntimeError('no backend supports '
-                       f'{query.dtype=} on {query.device=}')
+    raise RuntimeError(f'no backend supports {query.dtype=} on {query.device=}')
 
 
 def _log(message: str, *args: str) -> None:
@@ -171,59 +178,64 @@ def _log(message: str, *args: str) -> None:
         logger.debug(message, *args)
 
 
-def _check_tensors(query: Tensor, key: Tensor, value: Tensor,
-                   region_index: Tensor) -> None:
-    tensors = dict(
-        query=query, key=key, value=value, region_index=region_index)
+def _check_tensors(query: Tensor, key: Tensor, value: Tensor, region_index: Tensor) -> None:
+    tensors = dict(query=query, key=key, value=value, region_index=region_index)
     for name, x in tensors.items():
         if not isinstance(x, Tensor):
             raise ValueError(f'{name} must be a tensor; got {x!r}')
         if x.device != query.device:
-            raise ValueError(f'{name} must be on the device of query, '
-                             f'{query.device}; got {x.device}')
+            raise ValueError(
+                f'{name} must be on the device of query, {query.device}; got {x.device}'
+            )
     shape = tuple(query.shape)
     if query.dim() != 6 or key.shape != shape or value.shape != shape:
         raise ValueError(
             'query, key and value must share one shape (N, Sh, Sw, h, w, C); '
-            f'got {shape}, {tuple(key.shape)} and {tuple(value.shape)}')
+            f'got {shape}, {tuple(key.shape)} and {tuple(value.shape)}'
+        )
     if min(shape[1:]) < 1:
-        raise ValueError('Sh, Sw, h, w and C must be at least 1; got the '
-                         f'shape (N, Sh, Sw, h, w, C) = {shape}')
-    if query.dtype not in _DTYPES or not (query.dtype == key.dtype ==
-                                          value.dtype):
+        raise ValueError(
+            f'Sh, Sw, h, w and C must be at least 1; got the shape (N, Sh, Sw, h, w, C) = {shape}'
+        )
+    if query.dtype not in _DTYPES or not (query.dtype == key.dtype == value.dtype):
         raise ValueError(
             'query, key and value must share one floating-point dtype; got '
             f'{query.dtype}, {key.dtype} and {value.dtype}, not one of '
-            f'{_DTYPES}')
+            f'{_DTYPES}'
+        )
     batch, regions = shape[0], shape[1] * shape[2]
-    if region_index.dtype not in (torch.int64, torch.int32) or (
-            region_index.dim() != 3) or (tuple(region_index.shape[:2]) !=
-                                         (batch, regions)):
+    if (
+        region_index.dtype not in (torch.int64, torch.int32)
+        or (region_index.dim() != 3)
+        or (tuple(region_index.shape[:2]) != (batch, regions))
+    ):
         raise ValueError(
             'region_index must be an integer tensor (N, Sh*Sw, k) = '
             f'({batch}, {regions}, k); got {tuple(region_index.shape)} of '
-            f'{region_index.dtype}, not torch.int64 or torch.int32')
+            f'{region_index.dtype}, not torch.int64 or torch.int32'
+        )
     if not 1 <= region_index.shape[2] <= regions:
         raise ValueError(
             f'k must be between 1 and the number of regions, {regions}; '
-            f'got k={region_index.shape[2]}')
+            f'got k={region_index.shape[2]}'
+        )
     if batch and region_index.is_cpu and holds_values(region_index):
         least, most = map(int, region_index.aminmax())
         if least < 0 or most >= regions:
-            raise ValueError('region_index must hold regions, 0 to '
-                             f'{regions - 1}; got {least} to {most}')
+            raise ValueError(
+                f'region_index must hold regions, 0 to {regions - 1}; got {least} to {most}'
+            )
 
 
-def _check_valid_size(query: Tensor,
-                      valid_size: Tuple[int, int]) -> Tuple[int, int]:
+def _check_valid_size(query: Tensor, valid_size: Tuple[int, int]) -> Tuple[int, int]:
     if not isinstance(valid_size, (tuple, list)) or len(valid_size) != 2:
-        raise ValueError('valid_size must be (H, W) or None; got '
-                         f'{valid_size!r}')
+        raise ValueError(f'valid_size must be (H, W) or None; got {valid_size!r}')
     size = tuple(whole('a side of valid_size', x) for x in valid_size)
     shape = query.shape
     padded = shape[1] * shape[3], shape[2] * shape[4]
     if not (0 < size[0] <= padded[0] and 0 < size[1] <= padded[1]):
         raise ValueError(
             f'valid_size must lie between (1, 1) and {padded}, the size '
-            f'of the padded map; got {size}')
+            f'of the padded map; got {size}'
+        )
     return size

@@ -3,6 +3,7 @@
 By its rules for PyTorch's own ops: a multiplication and an addition are two.
 Functions here take shapes in the place of tensors.
 """
+
 from math import prod
 from typing import Callable, Tuple
 
@@ -19,17 +20,18 @@ def count_flops(name: str, formula: Callable) -> None:
         formula: Takes the op's arguments; returns FLOPs.
     """
     from torch.utils.flop_counter import register_flop_formula
+
     register_flop_formula(getattr(torch.ops.biformer_mm, name))(formula)
 
 
-def attention(query: Shape, key: Shape, value: Shape, region_index: Shape,
-              *args, **kwargs) -> int:
+def attention(query: Shape, key: Shape, value: Shape, region_index: Shape, *args, **kwargs) -> int:
     """Of two matrix products."""
     return 2 * 2 * multiplications(query, region_index)
 
 
-def attention_backward(dout: Shape, query: Shape, key: Shape, value: Shape,
-                       region_index: Shape, *args, **kwargs) -> int:
+def attention_backward(
+    dout: Shape, query: Shape, key: Shape, value: Shape, region_index: Shape, *args, **kwargs
+) -> int:
     """Of five matrix products, as the weights are computed anew."""
     return 5 * 2 * multiplications(query, region_index)
 
@@ -62,4 +64,4 @@ def routing(query: Shape) -> int:
         query: Shape, (N, Sh, Sw, h, w, C).
     """
     n, sh, sw, _, _, channels = query
-    return 2 * n * (sh * sw)**2 * channels
+    return 2 * n * (sh * sw) ** 2 * channels

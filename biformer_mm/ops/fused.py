@@ -6,6 +6,7 @@ PyTorch's ops wherever they cannot run: ask :func:`unsupported_reason` first.
 Each computes what :mod:`.block_reference` says, routing what
 :func:`.routing.routing_index` says.
 """
+
 from importlib.util import find_spec
 from typing import Optional, Tuple
 
@@ -19,8 +20,13 @@ MAX_CHANNELS, MAX_REGIONS = 4096, 512
 _HAS_TRITON = find_spec('triton') is not None
 if _HAS_TRITON:
     # At once: a FLOP counter knows the ops that are registered before it.
-    from . import (triton_block, triton_depthwise, triton_layer_norm,
-                   triton_lce, triton_routing)
+    from .backends import (
+        triton_block,
+        triton_depthwise,
+        triton_layer_norm,
+        triton_lce,
+        triton_routing,
+    )
 
 
 def unsupported_reason(x: Tensor) -> Optional[str]:
@@ -38,7 +44,8 @@ def unsupported_reason(x: Tensor) -> Optional[str]:
 
 def norm_reason(x: Tensor, *others: Tensor) -> Optional[str]:
     """Say why LayerNorm of a map, or of its sum with others, cannot be
-    fused; None if it can."""
+    fused; None if it can.
+    """
     if is_compiling():
         return 'the compiler fuses it with what is around it'
     if any(y.shape != x.shape or y.dtype != x.dtype for y in others):
@@ -69,30 +76,38 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return triton_layer_norm.layer_norm(x, weight, bias, eps)[0]
 
 
-def add_layer_norm(x: Tensor, added: Tensor, weight: Tensor, bias: Tensor,
-                   eps: float) -> Tuple[Tensor, Tensor]:
+def add_layer_norm(
+    x: Tensor, added: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tuple[Tensor, Tensor]:
     """Return the sum of two maps and the normalised sum, (..., C) each."""
     return triton_layer_norm.add_layer_norm(x, added, weight, bias, eps)[:2]
 
 
-def add_depthwise(x: Tensor, weight: Tensor, bias: Tensor,
-                  added: Tensor) -> Tensor:
+def add_depthwise(x: Tensor, weight: Tensor, bias: Tensor, added: Tensor) -> Tensor:
     """Add a depth-wise convolution of a map to another map, both NHWC."""
     return triton_depthwise.add_depthwise(x, weight, bias, added)
 
 
-def attention_with_lce(qkv: Tensor, weight: Tensor, bias: Tensor,
-                       region_index: Tensor, num_regions: int, num_heads: int,
-                       scale: float, height: int, width: int,
-                       masked: bool) -> Tensor:
+def attention_with_lce(
+    qkv: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    region_index: Tensor,
+    num_regions: int,
+    num_heads: int,
+    scale: float,
+    height: int,
+    width: int,
+    masked: bool,
+) -> Tensor:
     """Attend to routed regions and add LCE: see :mod:`.block_reference`."""
-    return triton_lce.attention_with_lce(qkv, weight, bias, region_index,
-                                         num_regions, num_heads, scale, height,
-                                         width, masked)[0]
+    return triton_lce.attention_with_lce(
+        qkv, weight, bias, region_index, num_regions, num_heads, scale, height, width, masked
+    )[0]
 
 
-def routing(query: Tensor, key: Tensor, topk: int,
-            valid_size: Optional[Tuple[int, int]]) -> Tensor:
+def routing(query: Tensor, key: Tensor, topk: int, valid_size: Optional[Tuple[int, int]]) -> Tensor:
     """Choose the best k regions of each: (N, S*S, k). Of equal ones the lower
-    number comes first."""
+    number comes first.
+    """
     return triton_routing.routing(query, key, topk, *(valid_size or (0, 0)))

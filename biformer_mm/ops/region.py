@@ -3,6 +3,7 @@
 Shapes: N batch, H x W map, C channels, S regions per side, h x w tokens per
 region (so that a padded map measures S*h x S*w).
 """
+
 import math
 from functools import lru_cache
 from typing import Tuple
@@ -13,8 +14,7 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=4096)
-def auto_num_regions(height: int, width: int, channels: int,
-                     topk: int) -> int:
+def auto_num_regions(height: int, width: int, channels: int, topk: int) -> int:
     """Regions per side with which routing attention costs least on a map.
 
     Equation 8's count, of the padded map, is minimised over whole S. Its
@@ -33,8 +33,9 @@ def auto_num_regions(height: int, width: int, channels: int,
 
     def cost(s: int) -> float:
         tokens = s * -(-height // s) * s * -(-width // s)
-        return (3 * tokens * channels**2 + 2 * s**4 * channels +
-                2 * topk * tokens**2 * channels / s**2)
+        return (
+            3 * tokens * channels**2 + 2 * s**4 * channels + 2 * topk * tokens**2 * channels / s**2
+        )
 
     fewest = math.isqrt(topk - 1) + 1
     return min(range(fewest, max(fewest, min(height, width)) + 1), key=cost)
@@ -83,9 +84,9 @@ def merge(regions: Tensor) -> Tensor:
     return regions.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def valid_tokens(region_shape: Tuple[int, int, int, int],
-                 valid_size: Tuple[int, int],
-                 device: torch.device) -> Tensor:
+def valid_tokens(
+    region_shape: Tuple[int, int, int, int], valid_size: Tuple[int, int], device: torch.device
+) -> Tensor:
     """Tell the tokens of the map from the padding.
 
     Args:
@@ -99,8 +100,7 @@ def valid_tokens(region_shape: Tuple[int, int, int, int],
     rows_of_regions, cols_of_regions, h, w = region_shape
     rows = torch.arange(rows_of_regions * h, device=device) < valid_size[0]
     cols = torch.arange(cols_of_regions * w, device=device) < valid_size[1]
-    return (rows.view(rows_of_regions, 1, h, 1)
-            & cols.view(1, cols_of_regions, 1, w))
+    return rows.view(rows_of_regions, 1, h, 1) & cols.view(1, cols_of_regions, 1, w)
 
 
 def flat_index(region_index: Tensor) -> Tensor:

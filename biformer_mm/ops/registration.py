@@ -1,4 +1,5 @@
 """Make a pair of functions one differentiable op."""
+
 from typing import Callable, Optional, Sequence, Tuple
 
 import torch
@@ -15,7 +16,7 @@ def register(
     gradient_of: Sequence[Optional[int]] = (0, 1, 2, None),
     results: int = 1,
     keep: Callable = lambda inputs, outputs: (*inputs, *outputs),
-    count: Sequence[Callable] = (flops.attention, flops.attention_backward)
+    count: Sequence[Callable] = (flops.attention, flops.attention_backward),
 ) -> Callable:
     """Register functions as ``torch.ops.biformer_mm.<name>``.
 
@@ -50,7 +51,7 @@ def register(
     tensors = len(gradient_of)
 
     def save(ctx, inputs, output) -> None:
-        outputs = output if isinstance(output, tuple) else (output, )
+        outputs = output if isinstance(output, tuple) else (output,)
         ctx.save_for_backward(*keep(inputs[:tensors], outputs))
         ctx.settings = inputs[tensors:]
         # No zeros for gradients of outputs that nobody reads.
@@ -58,10 +59,10 @@ def register(
 
     def differentiate(ctx, *douts) -> Tuple:
         douts = douts[:results]
-        rest = (None, ) * len(ctx.settings)
+        rest = (None,) * len(ctx.settings)
         known = [x for x in douts if x is not None]
         if not known:
-            return ((None, ) * tensors + rest)
+            return (None,) * tensors + rest
         # Where an op has two results they are of one shape.
         douts = [torch.zeros_like(known[0]) if x is None else x for x in douts]
         grads = run_backward(*douts, *ctx.saved_tensors, *ctx.settings)
@@ -69,10 +70,10 @@ def register(
         return (*(None if i is None else grads[i] for i in gradient_of), *rest)
 
     if hasattr(torch.library, 'custom_op'):
-        run = torch.library.custom_op(
-            f'biformer_mm::{name}', forward, mutates_args=())
+        run = torch.library.custom_op(f'biformer_mm::{name}', forward, mutates_args=())
         run_backward = torch.library.custom_op(
-            f'biformer_mm::{name}_backward', backward, mutates_args=())
+            f'biformer_mm::{name}_backward', backward, mutates_args=()
+        )
         run.register_fake(outputs)
         run_backward.register_fake(gradients)
         run.register_autograd(differentiate, setup_context=save)
@@ -83,7 +84,6 @@ def register(
     run_backward = backward
 
     class Function(torch.autograd.Function):
-
         @staticmethod
         def forward(ctx, *args):
             output = forward(*args)
@@ -97,8 +97,7 @@ def register(
     return Function.apply
 
 
-def register_constant(name: str, forward: Callable, outputs: Callable,
-                      count: Callable) -> Callable:
+def register_constant(name: str, forward: Callable, outputs: Callable, count: Callable) -> Callable:
     """Register a function without gradient, as :func:`register` does.
 
     Args:
@@ -107,8 +106,7 @@ def register_constant(name: str, forward: Callable, outputs: Callable,
     """
     if not hasattr(torch.library, 'custom_op'):
         return forward
-    run = torch.library.custom_op(
-        f'biformer_mm::{name}', forward, mutates_args=())
+    run = torch.library.custom_op(f'biformer_mm::{name}', forward, mutates_args=())
     run.register_fake(outputs)
     flops.count_flops(name, count)
     return run

@@ -3,6 +3,7 @@
 Shapes: N batch, S regions per side, h x w tokens per region, C channels,
 k routed regions.
 """
+
 from typing import Optional, Tuple
 
 import torch
@@ -13,10 +14,9 @@ from .region import valid_tokens
 
 
 @torch.no_grad()
-def routing_index(query: Tensor,
-                  key: Tensor,
-                  topk: int,
-                  valid_size: Optional[Tuple[int, int]] = None) -> Tensor:
+def routing_index(
+    query: Tensor, key: Tensor, topk: int, valid_size: Optional[Tuple[int, int]] = None
+) -> Tensor:
     """Choose the k regions that the queries of each region attend to.
 
     One graph serves all heads, and no gradient flows through it. Means and
@@ -47,8 +47,7 @@ def routing_index(query: Tensor,
 
 
 def region_mean(
-    tokens: Tensor,
-    valid_size: Optional[Tuple[int, int]] = None
+    tokens: Tensor, valid_size: Optional[Tuple[int, int]] = None
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """Average the tokens of each region (equation 3's region descriptors).
 

@@ -4,6 +4,7 @@ A few small problems run forward and backward and are held against the
 reference in fp64. What passed is remembered on disk, so that it costs seconds
 once for a card, its driver and the versions in use.
 """
+
 import hashlib
 import os
 import threading
@@ -15,18 +16,13 @@ from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from . import reference
-from .triton_config import precision_of
+from .backends import reference
+from .backends.triton_config import precision_of
 
 ENV_VAR = 'BIFORMER_MM_SELF_CHECK'  # '0' trusts the kernels unchecked
 # Largest root mean square of an error over that of the exact values, as
 # docs/numerics.md has it.
-TOLERANCES = {
-    'ieee': 1e-5,
-    'tf32': 3e-3,
-    torch.float16: 3e-3,
-    torch.bfloat16: 2e-2
-}
+TOLERANCES = {'ieee': 1e-5, 'tf32': 3e-3, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 NUM_HEADS, BATCH, SCALE = 2, 2, 0.3
 _found: Dict[Tuple, Optional[str]] = {}
 _thread = threading.local()
@@ -34,6 +30,7 @@ _thread = threading.local()
 
 class Problem(NamedTuple):
     """Regions (Sh, Sw) of (h, w) tokens, and what the op is told of them."""
+
     regions: Tuple[int, int]
     region: Tuple[int, int]
     topk: int
@@ -52,9 +49,9 @@ PROBLEMS = (
 )
 
 
-def fault(device: torch.device, about: str,
-          first_error: Callable[[], Optional[str]],
-          may_run: bool) -> Optional[str]:
+def fault(
+    device: torch.device, about: str, first_error: Callable[[], Optional[str]], may_run: bool
+) -> Optional[str]:
     """Why some kernels must not be used; None where they passed.
 
     Warns once if they did not.
@@ -74,8 +71,9 @@ def fault(device: torch.device, about: str,
     return _found.get(key)
 
 
-def _check(device: torch.device, about: str,
-           first_error: Callable[[], Optional[str]]) -> Optional[str]:
+def _check(
+    device: torch.device, about: str, first_error: Callable[[], Optional[str]]
+) -> Optional[str]:
     about = f'{describe(device)}, {about}'
     passed = _folder() / hashlib.sha256(about.encode()).hexdigest()[:32]
     if passed.exists():
@@ -100,21 +98,26 @@ def _check(device: torch.device, about: str,
         f"biformer_mm's fused kernels failed on this GPU: {reason}. "
         "backend='auto' uses PyTorch's ops here, which are right, but "
         'slower and take more memory. Please report this as an issue of '
-        f'biformer_mm, with: {about}.', RuntimeWarning)
+        f'biformer_mm, with: {about}.',
+        RuntimeWarning,
+    )
     return f'its self-check failed on this GPU ({reason})'
 
 
 def describe(device: torch.device) -> str:
     """What the result depends on: card, driver, versions, kernels."""
     import triton
+
     kernels = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob('triton*.py')):
+    for path in sorted((Path(__file__).parent / 'backends').glob('triton*.py')):
         kernels.update(path.read_bytes())
     capability = torch.cuda.get_device_capability(device)
-    return (f'{torch.cuda.get_device_name(device)} {capability}, '
-            f'driver {_driver()}, torch {torch.__version__}, '
-            f'triton {triton.__version__}, '
-            f'kernels {kernels.hexdigest()[:12]}')
+    return (
+        f'{torch.cuda.get_device_name(device)} {capability}, '
+        f'driver {_driver()}, torch {torch.__version__}, '
+        f'triton {triton.__version__}, '
+        f'kernels {kernels.hexdigest()[:12]}'
+    )
 
 
 def _driver() -> str:
@@ -122,6 +125,7 @@ def _driver() -> str:
     if linux.exists():
         return linux.read_text().splitlines()[0]
     from torch.utils import collect_env
+
     return str(collect_env.get_nvidia_driver_version(collect_env.run))
 
 
@@ -138,8 +142,9 @@ def _remember(path: Path, about: str) -> None:
         pass  # a read-only home: the next process checks again
 
 
-def first_error(device: torch.device, dtype: torch.dtype, head_dim: int,
-                run: Callable[..., Sequence[Tensor]]) -> Optional[str]:
+def first_error(
+    device: torch.device, dtype: torch.dtype, head_dim: int, run: Callable[..., Sequence[Tensor]]
+) -> Optional[str]:
     """What is wrong with the attention's first problem that is not right.
 
     Args:
@@ -150,11 +155,11 @@ def first_error(device: torch.device, dtype: torch.dtype, head_dim: int,
             and the op's options; returns o, dq, dk and dv.
     """
     for problem in PROBLEMS:
-        for name, error in errors(problem, device, dtype, head_dim,
-                                  run).items():
+        for name, error in errors(problem, device, dtype, head_dim, run).items():
             if not error <= tolerance(dtype):  # nan is wrong, too
-                return (f'{name} is off by {error:.1e}, more than '
-                        f'{tolerance(dtype):.0e}, in {problem}')
+                return (
+                    f'{name} is off by {error:.1e}, more than {tolerance(dtype):.0e}, in {problem}'
+                )
     return None
 
 
@@ -163,42 +168,49 @@ def tolerance(dtype: torch.dtype) -> float:
     return TOLERANCES.get(dtype) or TOLERANCES[precision_of(dtype)]
 
 
-def errors(problem: Problem, device: torch.device, dtype: torch.dtype,
-           head_dim: int, run: Callable) -> Dict[str, float]:
+def errors(
+    problem: Problem, device: torch.device, dtype: torch.dtype, head_dim: int, run: Callable
+) -> Dict[str, float]:
     """Relative errors of o, dq, dk and dv."""
-    query, key, value, index, dout, options = make_inputs(
-        problem, device, dtype, head_dim)
+    query, key, value, index, dout, options = make_inputs(problem, device, dtype, head_dim)
     # The kernels' outputs take the place of this.
     torch.full((8, *query.shape), float('nan'), device=device, dtype=dtype)
     found = run(query, key, value, index, dout, **options)
     exact = exactly(query, key, value, index, dout, options)
     return {
-        name: relative_rms(x.cpu(), y)
-        for name, x, y in zip(('o', 'dq', 'dk', 'dv'), found, exact)
+        name: relative_rms(x.cpu(), y) for name, x, y in zip(('o', 'dq', 'dk', 'dv'), found, exact)
     }
 
 
-def make_inputs(problem: Problem, device: torch.device, dtype: torch.dtype,
-                head_dim: int) -> Tuple:
+def make_inputs(problem: Problem, device: torch.device, dtype: torch.dtype, head_dim: int) -> Tuple:
     """Slices of a fused projection of a map, an index with duplicates, the
-    output's gradient and the op's options."""
+    output's gradient and the op's options.
+    """
     (sh, sw), (h, w) = problem.regions, problem.region
     channels = NUM_HEADS * head_dim
     random = torch.Generator().manual_seed(0)
     fused = torch.randn(BATCH, sh, h, sw, w, 4 * channels, generator=random)
     fused = fused.to(device, dtype).transpose(2, 3)
     query, key, value, dout = fused.chunk(4, dim=-1)
-    index = torch.randint(
-        sh * sw, (BATCH, sh * sw, problem.topk), generator=random)
-    return query, key, value, index.to(device), dout, dict(
-        num_heads=NUM_HEADS,
-        scale=SCALE,
-        valid_size=problem.valid_size,
-        attend_padding=problem.attend_padding)
+    index = torch.randint(sh * sw, (BATCH, sh * sw, problem.topk), generator=random)
+    return (
+        query,
+        key,
+        value,
+        index.to(device),
+        dout,
+        dict(
+            num_heads=NUM_HEADS,
+            scale=SCALE,
+            valid_size=problem.valid_size,
+            attend_padding=problem.attend_padding,
+        ),
+    )
 
 
-def exactly(query: Tensor, key: Tensor, value: Tensor, index: Tensor,
-            dout: Tensor, options: Dict) -> Tuple[Tensor, ...]:
+def exactly(
+    query: Tensor, key: Tensor, value: Tensor, index: Tensor, dout: Tensor, options: Dict
+) -> Tuple[Tensor, ...]:
     """The same by the reference, in fp64 on the CPU."""
     qkv = [x.cpu().double().requires_grad_() for x in (query, key, value)]
     out = reference.region_attention(*qkv, index.cpu(), **options)
@@ -208,6 +220,7 @@ def exactly(query: Tensor, key: Tensor, value: Tensor, index: Tensor,
 
 def relative_rms(found: Tensor, exact: Tensor) -> float:
     """Root mean square of the error over that of the exact values, or over
-    0.1 where that is more."""
+    0.1 where that is more.
+    """
     error = (found.double() - exact).square().mean().sqrt()
     return float(error / exact.square().mean().sqrt().clamp(min=0.1))

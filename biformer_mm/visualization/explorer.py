@@ -7,6 +7,7 @@ compressed by itself, so that what fits is known without a second recording.
 
 Shapes: as in recording.py; n recorded tokens.
 """
+
 import base64
 import hashlib
 import html
@@ -19,8 +20,9 @@ from typing import Any, Dict, Iterable, Iterator, List, Tuple, Union
 import cv2
 import numpy as np
 
-from biformer_mm.errors import UsageError
-from biformer_mm.whole_files import whole_file
+from biformer_mm.utils.atomic_file import whole_file
+from biformer_mm.utils.errors import UsageError
+
 from .recording import BlockRouting
 
 PAGE = Path(__file__).with_name('explorer-page')
@@ -30,11 +32,13 @@ LONG_SIDE = 1333  # of the picture, in pixels
 MAX_HEAT_BYTES = 8_000_000  # of one block, unpacked: phones hold them, too
 
 
-def write_explorer(path: Union[str, Path],
-                   picture: np.ndarray,
-                   routings: Iterable[BlockRouting],
-                   title: str = 'Routing explorer',
-                   max_megabytes: float = 6) -> None:
+def write_explorer(
+    path: Union[str, Path],
+    picture: np.ndarray,
+    routings: Iterable[BlockRouting],
+    title: str = 'Routing explorer',
+    max_megabytes: float = 6,
+) -> None:
     """Write the page: no other file, server or network is needed to read it.
 
     Args:
@@ -62,13 +66,15 @@ def write_explorer(path: Union[str, Path],
         title=title,
         levels=LEVELS,
         image=_pack_picture(picture, image_size),
-        stages=[stage.facts for stage in stages])
+        stages=[stage.facts for stage in stages],
+    )
     size = len(_fill_page(content))
     if size > limit:
         raise UsageError(
             'the explorer must hold the picture and every routing; got a '
             f'limit of {max_megabytes:g} MB for {size / 1e6:.2f} MB of these: '
-            'raise the limit')
+            'raise the limit'
+        )
     for stage, count in zip(stages, _choose_rounds(stages, limit - size)):
         stage.facts['rounds'] = stage.rounds[:count]
     _write(Path(path), _fill_page(content))
@@ -97,7 +103,8 @@ class _StageRecord:
             topk=routing.topk,
             heads=routing.num_heads,
             routings=[],
-            rounds=[])
+            rounds=[],
+        )
         self.tokens: List[np.ndarray] = []
         self.rounds: List[Dict[str, Any]] = []
 
@@ -113,8 +120,7 @@ class _StageRecord:
         else:
             for tokens, packed in zip(self.tokens, self.rounds):
                 packed['heat'].append(_pack_heat(routing, tokens))
-        self.facts['routings'].append(None if routing.topk is
-                                      None else _pack_routing(routing))
+        self.facts['routings'].append(None if routing.topk is None else _pack_routing(routing))
 
     def _start(self, routing: BlockRouting, limit: int) -> None:
         """Record rounds until a block's heat maps are too large."""
@@ -128,12 +134,10 @@ class _StageRecord:
             if limit < 0:
                 break
             self.tokens.append(tokens)
-            self.rounds.append(
-                dict(tokens=_pack(tokens.astype('<u2')), heat=[heat]))
+            self.rounds.append(dict(tokens=_pack(tokens.astype('<u2')), heat=[heat]))
 
 
-def token_rounds(map_size: Tuple[int, int],
-                 region_size: Tuple[int, int]) -> Iterator[np.ndarray]:
+def token_rounds(map_size: Tuple[int, int], region_size: Tuple[int, int]) -> Iterator[np.ndarray]:
     """The order in which the tokens of a map are recorded.
 
     After each round the tokens so far are all crossings of some rows with
@@ -166,10 +170,7 @@ def _axis_levels(size: int, region: int) -> List[List[int]]:
 
     First come middles of regions, then more and more rows of each region.
     """
-    cells = [
-        list(range(start, min(start + region, size)))
-        for start in range(0, size, region)
-    ]
+    cells = [list(range(start, min(start + region, size))) for start in range(0, size, region)]
     levels = [sum(cells, [])]
     while max(map(len, cells)) > 1:
         cells = [_halve(cell) for cell in cells]
@@ -181,7 +182,7 @@ def _axis_levels(size: int, region: int) -> List[List[int]]:
 
 def _halve(rows: List[int]) -> List[int]:
     """Every second one, the middle one among them."""
-    return rows[len(rows) // 2 % 2::2]
+    return rows[len(rows) // 2 % 2 :: 2]
 
 
 def _choose_rounds(stages: List[_StageRecord], budget: int) -> List[int]:
@@ -207,18 +208,20 @@ def _choose_rounds(stages: List[_StageRecord], budget: int) -> List[int]:
 
 def _pack_routing(routing: BlockRouting) -> str:
     """The index and its strengths, (R, k), and the share of each region's
-    attention that padding gets, (R,); shares in thousandths."""
+    attention that padding gets, (R,); shares in thousandths.
+    """
     off_map = ~_on_map(routing)[routing.index].reshape(len(routing.index), -1)
     padding = np.zeros(len(routing.index))
     if off_map.any():
         queries = np.maximum(routing.occupied_tokens(), 1)
-        padding = np.einsum('rmtj,rj->r', routing.weights,
-                            off_map.astype(np.float32)) / (
-                                queries * routing.num_heads)
+        padding = np.einsum('rmtj,rj->r', routing.weights, off_map.astype(np.float32)) / (
+            queries * routing.num_heads
+        )
     return _pack(
         routing.index.astype('<u4'),
         np.rint(routing.strength * 1000).astype('<u2'),
-        np.rint(padding * 1000).astype('<u2'))
+        np.rint(padding * 1000).astype('<u2'),
+    )
 
 
 def _pack_heat(routing: BlockRouting, tokens: np.ndarray) -> str:
@@ -240,41 +243,43 @@ def _pack_heat(routing: BlockRouting, tokens: np.ndarray) -> str:
     most = given.max(axis=-1)
     scale = LEVELS / np.maximum(most, 1e-30)
     return _pack(
-        most.astype('<f4'), padding.astype('<f4'),
-        np.rint(given * scale[..., None]).astype(np.uint8))
+        most.astype('<f4'),
+        padding.astype('<f4'),
+        np.rint(given * scale[..., None]).astype(np.uint8),
+    )
 
 
 def _on_map(routing: BlockRouting) -> np.ndarray:
     """Which tokens of each region are none of the padding, (R, T)."""
     s = routing.num_regions
     rows, cols = (
-        np.arange(s * length) < size
-        for size, length in zip(routing.map_size, routing.region_size))
+        np.arange(s * length) < size for size, length in zip(routing.map_size, routing.region_size)
+    )
     cut = np.outer(rows, cols).reshape(s, routing.region_size[0], s, -1)
     return cut.transpose(0, 2, 1, 3).reshape(s * s, -1)
 
 
-def _pack_picture(picture: np.ndarray,
-                  image_size: Tuple[int, int]) -> Dict[str, Any]:
+def _pack_picture(picture: np.ndarray, image_size: Tuple[int, int]) -> Dict[str, Any]:
     height, width = picture.shape[:2]
     scale = min(LONG_SIDE / max(height, width), 1)
     shown = cv2.resize(
-        picture, (max(round(width * scale), 1), max(round(height * scale), 1)),
-        interpolation=cv2.INTER_AREA)
-    jpeg = cv2.imencode('.jpg', shown[..., ::-1],
-                        [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+        picture,
+        (max(round(width * scale), 1), max(round(height * scale), 1)),
+        interpolation=cv2.INTER_AREA,
+    )
+    jpeg = cv2.imencode('.jpg', shown[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
     return dict(
         height=image_size[0],
         width=image_size[1],
         pictureHeight=height,
         pictureWidth=width,
-        source='data:image/jpeg;base64,' + _base64(jpeg.tobytes()))
+        source='data:image/jpeg;base64,' + _base64(jpeg.tobytes()),
+    )
 
 
 def _pack(*arrays: np.ndarray) -> str:
     """Arrays one after the other, compressed, as text."""
-    return _base64(
-        zlib.compress(b''.join(array.tobytes() for array in arrays)))
+    return _base64(zlib.compress(b''.join(array.tobytes() for array in arrays)))
 
 
 def _base64(content: bytes) -> str:
@@ -288,8 +293,7 @@ def _fill_page(content: Dict[str, Any]) -> bytes:
     policy names the hashes of script and style.
     """
     style = (PAGE / 'page.css').read_text(encoding='utf-8')
-    script = '\n'.join(
-        (PAGE / name).read_text(encoding='utf-8') for name in SCRIPTS)
+    script = '\n'.join((PAGE / name).read_text(encoding='utf-8') for name in SCRIPTS)
     data = json.dumps(content, separators=(',', ':')).replace('<', '\\u003c')
     parts = dict(
         title=html.escape(content['title']),
@@ -297,10 +301,10 @@ def _fill_page(content: Dict[str, Any]) -> bytes:
         style_hash=_base64(hashlib.sha256(style.encode()).digest()),
         script=script,
         script_hash=_base64(hashlib.sha256(script.encode()).digest()),
-        data=data)
+        data=data,
+    )
     page = (PAGE / 'page.html').read_text(encoding='utf-8')
-    return re.sub(r'\{\{(\w+)\}\}', lambda found: parts[found.group(1)],
-                  page).encode()
+    return re.sub(r'\{\{(\w+)\}\}', lambda found: parts[found.group(1)], page).encode()
 
 
 def _write(path: Path, content: bytes) -> None:

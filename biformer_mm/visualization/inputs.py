@@ -1,4 +1,5 @@
 """From an image file to what a config's network sees of it."""
+
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -8,9 +9,9 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from biformer_mm.config_types import bare_type_name
-from biformer_mm.errors import UsageError, explained
-from biformer_mm.models.biformer import MIN_SIDE
+from biformer_mm.models.backbones.biformer import MIN_SIDE
+from biformer_mm.utils.config_types import bare_type_name
+from biformer_mm.utils.errors import UsageError, explained
 
 
 class NetworkInput(NamedTuple):
@@ -23,6 +24,7 @@ class NetworkInput(NamedTuple):
         file_x, file_y: (W,) and (H,), where the picture's columns and rows
             come from in the file, in pixels.
     """
+
     picture: np.ndarray
     tensor: Tensor
     file_x: np.ndarray
@@ -35,15 +37,15 @@ class NetworkInput(NamedTuple):
             UsageError: The network does not see that position.
         """
         found = []
-        for name, position, line in (('X', x, self.file_x), ('Y', y,
-                                                             self.file_y)):
+        for name, position, line in (('X', x, self.file_x), ('Y', y, self.file_y)):
             distance = np.abs(line - position)
-            reach = max(1., abs(line[-1] - line[0]) / max(len(line) - 1, 1))
+            reach = max(1.0, abs(line[-1] - line[0]) / max(len(line) - 1, 1))
             if distance.min() > reach:
                 raise UsageError(
                     f'a query must be seen: the network sees {name} from '
                     f'{line.min():.0f} to {line.max():.0f} of this image; got '
-                    f'{position:g}: give a position between')
+                    f'{position:g}: give a position between'
+                )
             found.append(int(distance.argmin()))
         return tuple(found)
 
@@ -62,15 +64,13 @@ def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
     """
     import mmcv  # of the frameworks, not of this package
 
-    with explained(f'{path} must be an image that can be read',
-                   'convert it to JPEG or PNG'):
+    with explained(f'{path} must be an image that can be read', 'convert it to JPEG or PNG'):
         image = mmcv.imread(path)
     if image is None:
-        raise UsageError(f'{path} is not an image that OpenCV can read; '
-                         'convert it to JPEG or PNG')
+        raise UsageError(f'{path} is not an image that OpenCV can read; convert it to JPEG or PNG')
     with explained(
-            'the config must have a test_dataloader.dataset.pipeline that '
-            'prepares images', 'mend it'):
+        'the config must have a test_dataloader.dataset.pipeline that prepares images', 'mend it'
+    ):
         pipeline = _build_pipeline(cfg)
         packed = _run(pipeline, image, path)
         data = model.data_preprocessor(pseudo_collate([packed]), False)
@@ -80,7 +80,8 @@ def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
             f'the network must see at least {MIN_SIDE} x '
             f'{MIN_SIDE} pixels; of {path} the config makes '
             f'{seen_height} x {seen_width}: give an image that is less '
-            'narrow, or have the config pad it')
+            'narrow, or have the config pad it'
+        )
     # Where the pixels come from, whatever the pipeline: it is run on an image
     # whose colours are its coordinates.
     height, width = image.shape[:2]
@@ -89,9 +90,11 @@ def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
     coordinates[..., 1] = np.linspace(0, 255, height).round()[:, None]
     seen = _run(pipeline, coordinates, path)['inputs'].numpy()
     return NetworkInput(
-        to_picture(packed['inputs']), data['inputs'],
+        to_picture(packed['inputs']),
+        data['inputs'],
         _straighten(seen[0].mean(axis=0)) / 255 * (width - 1),
-        _straighten(seen[1].mean(axis=1)) / 255 * (height - 1))
+        _straighten(seen[1].mean(axis=1)) / 255 * (height - 1),
+    )
 
 
 def to_picture(packed: Tensor) -> np.ndarray:
@@ -106,10 +109,9 @@ def _build_pipeline(cfg: Config) -> Compose:
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
-    return Compose([
-        deepcopy(step) for step in dataset.pipeline
-        if not bare_type_name(step).startswith('Load')
-    ])
+    return Compose(
+        [deepcopy(step) for step in dataset.pipeline if not bare_type_name(step).startswith('Load')]
+    )
 
 
 def _run(pipeline: Compose, image: np.ndarray, path: str) -> dict:
@@ -122,7 +124,9 @@ def _run(pipeline: Compose, image: np.ndarray, path: str) -> dict:
             img_shape=shape,
             ori_shape=shape,
             height=shape[0],
-            width=shape[1]))
+            width=shape[1],
+        )
+    )
 
 
 def _straighten(values: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 Shapes: H x W tokens of a map, S regions per side, R = S*S regions of h x w
 tokens, T = h*w, k routed regions, m heads.
 """
+
 from functools import cached_property
 from typing import Dict, Iterator, Optional, Tuple
 
@@ -10,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from biformer_mm.errors import UsageError
 from biformer_mm.models import BiFormer
 from biformer_mm.models.compiling import eagerly
-from biformer_mm.ops.reference import region_attention_with_weights
+from biformer_mm.ops.backends.reference import region_attention_with_weights
+from biformer_mm.utils.errors import UsageError
 
 
 class BlockRouting:
@@ -37,12 +38,18 @@ class BlockRouting:
             order of affinity; int64.
     """
 
-    def __init__(self, attn: nn.Module, x: Tensor, stage: int, block: int,
-                 num_blocks: int, image_size: Tuple[int, int]) -> None:
-        self._inputs = attn.attention_inputs(
-            attn.project(x), tuple(x.shape[1:3]))
+    def __init__(
+        self,
+        attn: nn.Module,
+        x: Tensor,
+        stage: int,
+        block: int,
+        num_blocks: int,
+        image_size: Tuple[int, int],
+    ) -> None:
+        self._inputs = attn.attention_inputs(attn.project(x), tuple(x.shape[1:3]))
         self.stage, self.block, self.num_blocks = stage, block, num_blocks
-        self.stride = 2**(stage + 1)
+        self.stride = 2 ** (stage + 1)
         self.image_size = tuple(image_size)
         self.map_size = tuple(x.shape[1:3])
         self.num_regions = self._inputs['query'].shape[1]
@@ -69,24 +76,24 @@ class BlockRouting:
         (R, k), the mean over the heads and over the region's tokens on the
         map; a row sums to 1, or is zero for a region in the padding.
         """
-        per_region = self.weights.reshape(*self.weights.shape[:3],
-                                          self.index.shape[1], -1).sum(-1)
+        per_region = self.weights.reshape(*self.weights.shape[:3], self.index.shape[1], -1).sum(-1)
         queries = self.occupied_tokens()  # those of the padding are zero
-        return per_region.sum(axis=(1, 2)) / np.maximum(
-            queries * self.num_heads, 1)[:, None]
+        return per_region.sum(axis=(1, 2)) / np.maximum(queries * self.num_heads, 1)[:, None]
 
     def occupied_tokens(self) -> np.ndarray:
         """How many tokens of each region lie on the map, (R,)."""
         rows, cols = (
             np.clip(size - np.arange(self.num_regions) * length, 0, length)
-            for size, length in zip(self.map_size, self.region_size))
+            for size, length in zip(self.map_size, self.region_size)
+        )
         return np.outer(rows, cols).ravel()
 
     def token_at(self, x: float, y: float) -> Tuple[int, int]:
         """Row and column of the token at a pixel."""
         return tuple(
             min(max(int(position) // self.stride, 0), size - 1)
-            for position, size in zip((y, x), self.map_size))
+            for position, size in zip((y, x), self.map_size)
+        )
 
     def region_of(self, row: int, col: int) -> int:
         """The region of a token."""
@@ -95,12 +102,17 @@ class BlockRouting:
 
     def region_box(self, region: int) -> Tuple[int, int, int, int]:
         """Left, top, right and bottom of a region's part on the image, in
-        pixels; nothing wide or high for one in the padding."""
+        pixels; nothing wide or high for one in the padding.
+        """
         row, col = divmod(int(region), self.num_regions)
         h, w = (length * self.stride for length in self.region_size)
         height, width = self.image_size
-        return (min(col * w, width), min(row * h, height),
-                min((col + 1) * w, width), min((row + 1) * h, height))
+        return (
+            min(col * w, width),
+            min(row * h, height),
+            min((col + 1) * w, width),
+            min((row + 1) * h, height),
+        )
 
     def heat_map(self, row: int, col: int) -> np.ndarray:
         """What one token gives to all tokens of the map.
@@ -122,7 +134,7 @@ class BlockRouting:
             # Added up: an index may list a region twice.
             out[:, routed // s, :, routed % s] += given[:, j]
         out = out.reshape(self.num_heads, s * h, s * w)
-        return out[:, :self.map_size[0], :self.map_size[1]]
+        return out[:, : self.map_size[0], : self.map_size[1]]
 
     def incoming(self, region: int) -> np.ndarray:
         """The regions that route to one."""
@@ -130,10 +142,9 @@ class BlockRouting:
 
 
 @torch.no_grad()
-def record_routing(backbone: BiFormer,
-                   images: Tensor,
-                   stage: Optional[int] = None,
-                   block: int = -1) -> Iterator[BlockRouting]:
+def record_routing(
+    backbone: BiFormer, images: Tensor, stage: Optional[int] = None, block: int = -1
+) -> Iterator[BlockRouting]:
     """Run a backbone and yield what its blocks look at, one at a time.
 
     Args:
@@ -148,8 +159,9 @@ def record_routing(backbone: BiFormer,
         ValueError: There is not one image, or it does not suit the backbone.
     """
     if images.shape[0] != 1:
-        raise ValueError('routing is recorded of one image, (1, C, H, W); '
-                         f'got {tuple(images.shape)}')
+        raise ValueError(
+            f'routing is recorded of one image, (1, C, H, W); got {tuple(images.shape)}'
+        )
     blocks = {
         module.attn: (i + 1, j + 1, len(blocks))
         for i, blocks in enumerate(backbone.stages)
@@ -157,12 +169,10 @@ def record_routing(backbone: BiFormer,
     }
     if stage is not None:
         number = find_block(backbone, stage, block)
-        blocks = {a: place for a, place in blocks.items() if place[:2] ==
-                  (stage, number)}
+        blocks = {a: place for a, place in blocks.items() if place[:2] == (stage, number)}
     seen: Dict[nn.Module, Tensor] = {}
     hooks = [
-        attn.register_forward_pre_hook(
-            lambda module, args: seen.update({module: args[0]}))
+        attn.register_forward_pre_hook(lambda module, args: seen.update({module: args[0]}))
         for attn in blocks
     ]
     # Of each module, for somebody may have frozen a part by hand.
@@ -192,13 +202,14 @@ def find_block(backbone: BiFormer, stage: int, block: int) -> int:
     """
     depths = [len(blocks) for blocks in backbone.stages]
     if not 1 <= stage <= len(depths):
-        raise UsageError(f'the stage must be between 1 and {len(depths)}; '
-                         f'got {stage}')
+        raise UsageError(f'the stage must be between 1 and {len(depths)}; got {stage}')
     depth = depths[stage - 1]
     number = block + depth + 1 if block < 0 else block
     if not 1 <= number <= depth:
-        raise UsageError(f'the block of stage {stage} must be between 1 and '
-                         f'{depth}, or -1 for the last; got {block}')
+        raise UsageError(
+            f'the block of stage {stage} must be between 1 and '
+            f'{depth}, or -1 for the last; got {block}'
+        )
     return number
 
 
@@ -210,7 +221,9 @@ def find_backbone(model: nn.Module) -> BiFormer:
     """
     found = [m for m in model.modules() if isinstance(m, BiFormer)]
     if len(found) != 1:
-        raise UsageError('routing is shown of a model with one BiFormer; '
-                         f'{type(model).__name__} has {len(found)}: use a '
-                         'config whose model.backbone is one')
+        raise UsageError(
+            'routing is shown of a model with one BiFormer; '
+            f'{type(model).__name__} has {len(found)}: use a '
+            'config whose model.backbone is one'
+        )
     return found[0]

@@ -10,4 +10,6 @@ biformer = dict(
         mlp_ratio=3,
         head_dim=32,
         stem='conv',
-        pos_conv=True))
+        pos_conv=True,
+    ),
+)

@@ -4,9 +4,4 @@
 # become a dict: --cfg-options model.backbone.init_cfg.type=Pretrained
 # model.backbone.init_cfg.checkpoint=PATH
 custom_imports = dict(imports=['biformer_mm'], allow_failed_imports=False)
-biformer = dict(
-    type='BiFormer',
-    arch='small',
-    num_regions=16,
-    drop_path_rate=0.2,
-    norm_eval=True)
+biformer = dict(type='BiFormer', arch='small', num_regions=16, drop_path_rate=0.2, norm_eval=True)

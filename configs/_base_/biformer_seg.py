@@ -5,7 +5,5 @@
 # model.backbone.init_cfg.checkpoint=PATH
 custom_imports = dict(imports=['biformer_mm'], allow_failed_imports=False)
 biformer = dict(
-    type='BiFormer',
-    arch='small',
-    num_regions=8,
-    norm_cfg=dict(type='SyncBN', requires_grad=True))
+    type='BiFormer', arch='small', num_regions=8, norm_cfg=dict(type='SyncBN', requires_grad=True)
+)

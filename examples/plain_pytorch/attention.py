@@ -1,14 +1,14 @@
 """The attention as a layer, and the op beneath it. Needs PyTorch alone."""
+
 import torch
 
 from biformer_mm.models import BiLevelRoutingAttention
-from biformer_mm.ops import (merge, partition, region_attention, routing_index)
+from biformer_mm.ops import merge, partition, region_attention, routing_index
 
 x = torch.randn(2, 56, 56, 64)  # (N, H, W, C)
 
 # A layer. 'masked' ignores what pads a map that num_regions does not divide.
-layer = BiLevelRoutingAttention(
-    embed_dims=64, num_heads=2, num_regions=7, topk=4, padding='masked')
+layer = BiLevelRoutingAttention(embed_dims=64, num_heads=2, num_regions=7, topk=4, padding='masked')
 out = layer(x)
 print('layer', tuple(out.shape))
 

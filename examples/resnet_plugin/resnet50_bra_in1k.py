@@ -8,5 +8,8 @@ model = dict(
             dict(
                 cfg=dict(type='BRAPlugin', topk=4),
                 stages=(False, False, True, True),
-                position='after_conv2')
-        ]))
+                position='after_conv2',
+            )
+        ],
+    )
+)

@@ -1,4 +1,5 @@
 """A YOLO-style neck with one layer of attention. Needs PyTorch alone."""
+
 from typing import List, Sequence
 
 import torch
@@ -11,15 +12,12 @@ from biformer_mm.models import BRAPlugin
 class Conv(nn.Sequential):
     """Convolution, batch norm, SiLU."""
 
-    def __init__(self,
-                 channels: int,
-                 out_channels: int,
-                 size: int = 1,
-                 stride: int = 1) -> None:
+    def __init__(self, channels: int, out_channels: int, size: int = 1, stride: int = 1) -> None:
         super().__init__(
-            nn.Conv2d(
-                channels, out_channels, size, stride, size // 2, bias=False),
-            nn.BatchNorm2d(out_channels), nn.SiLU())
+            nn.Conv2d(channels, out_channels, size, stride, size // 2, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.SiLU(),
+        )
 
 
 class CSP(nn.Module):
@@ -74,7 +72,6 @@ def _join(coarse: Tensor, fine: Tensor) -> Tensor:
 
 
 if __name__ == '__main__':
-    maps = [torch.randn(2, 64 << i, 80 >> i, 80 >> i)
-            for i in range(3)]  # of 640 x 640 images
+    maps = [torch.randn(2, 64 << i, 80 >> i, 80 >> i) for i in range(3)]  # of 640 x 640 images
     for out in Neck()(maps):
         print(tuple(out.shape))

@@ -1,4 +1,5 @@
 """Compare what two runs of MMEngine's runner left in their folders."""
+
 import json
 import pickle
 import re
@@ -29,7 +30,8 @@ def compare_hooks(theirs: Path, ours: Path) -> None:
     assert expected, f'no hooks in the log of {theirs}'
     found = [
         re.sub(r'\w+$', lambda name: OUR_VERSIONS.get(name[0], name[0]), line)
-        for line in found if not line.endswith(OUR_HOOKS)
+        for line in found
+        if not line.endswith(OUR_HOOKS)
     ]
     _same(expected, found, 'hooks')
 
@@ -51,9 +53,7 @@ def compare_checkpoints(theirs: Path, ours: Path) -> None:
     """Assert that all tensors of the last checkpoints are equal."""
     expected, found = map(last_checkpoint, (theirs, ours))
     assert found.name == expected.name
-    expected, found = (
-        torch.load(path, 'cpu', weights_only=False)
-        for path in (expected, found))
+    expected, found = (torch.load(path, 'cpu', weights_only=False) for path in (expected, found))
     for part in _PARTS:
         _same(expected.get(part), found.get(part), part)
     for part in ('epoch', 'iter'):
@@ -62,8 +62,7 @@ def compare_checkpoints(theirs: Path, ours: Path) -> None:
 
 def compare_predictions(theirs: Path, ours: Path) -> None:
     """Assert that pickled predictions agree to 1e-4."""
-    expected, found = (
-        pickle.loads(path.read_bytes()) for path in (theirs, ours))
+    expected, found = (pickle.loads(path.read_bytes()) for path in (theirs, ours))
     assert expected
     for sample in expected:
         if 'pred_instances' in sample:
@@ -79,8 +78,8 @@ def compare_pictures(theirs: Path, ours: Path) -> None:
     assert names == sorted(Path(x['img_path']).stem for x in found)
     for sample in found:
         picture = cv2.imread(
-            str(theirs / f'{Path(sample["img_path"]).stem}.png'),
-            cv2.IMREAD_GRAYSCALE)
+            str(theirs / f'{Path(sample["img_path"]).stem}.png'), cv2.IMREAD_GRAYSCALE
+        )
         labels = sample['pred_sem_seg']['data'][0].numpy()
         shift = 1 if sample.get('reduce_zero_label') else 0
         np.testing.assert_array_equal(picture, labels + shift)
@@ -88,7 +87,7 @@ def compare_pictures(theirs: Path, ours: Path) -> None:
 
 def _hooks(work: Path) -> List[str]:
     """Lines of the list that the runner logs, as 'stage: hook'."""
-    log, = (path for path in sorted(work.glob('*/*.log'))[-1:])
+    (log,) = (path for path in sorted(work.glob('*/*.log'))[-1:])
     text = log.read_text().partition('Hooks will be executed')[2]
     hooks, stage = [], ''
     for line in text.splitlines()[1:]:
@@ -105,9 +104,7 @@ def _hooks(work: Path) -> List[str]:
 def _scalars(work: Path) -> List[Dict]:
     """What the last run logged, without times."""
     path = sorted(work.glob('*/vis_data/scalars.json'))[-1]
-    return [
-        _untimed(json.loads(line)) for line in path.read_text().splitlines()
-    ]
+    return [_untimed(json.loads(line)) for line in path.read_text().splitlines()]
 
 
 def _metrics(work: Path) -> Dict:
@@ -138,10 +135,13 @@ def _same(expected: Any, found: Any, where: str, tolerance: float = 0) -> None:
             rtol=tolerance,
             atol=tolerance,
             equal_nan=True,
-            msg=lambda text: f'{where}: {text}')
+            msg=lambda text: f'{where}: {text}',
+        )
     elif isinstance(expected, float):
-        assert found == expected or abs(found - expected) <= tolerance or (
-            found != found and expected != expected), (
-                f'{where}: theirs {expected}, ours {found}')
+        assert (
+            found == expected
+            or abs(found - expected) <= tolerance
+            or (found != found and expected != expected)
+        ), f'{where}: theirs {expected}, ours {found}'
     else:
         assert found == expected, f'{where}: theirs {expected}, ours {found}'

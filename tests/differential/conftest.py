@@ -5,6 +5,7 @@ import pytest
 def server():
     """Runs tools in processes."""
     from differential.running import Server
+
     server = Server()
     yield server
     server.close()

@@ -1,4 +1,5 @@
 """Tiny data sets in the layouts of COCO, ADE20K, ImageNet and In-shop."""
+
 import json
 import os
 import sys
@@ -31,27 +32,23 @@ def make_data(root: Path) -> None:
 def _make_coco(root: Path, shapes: Path) -> None:
     """The shapes, called by the first names of COCO, which has 80."""
     categories = [
-        dict(id=i, name=name)
-        for i, name in enumerate(CocoDataset.METAINFO['classes'], 1)
+        dict(id=i, name=name) for i, name in enumerate(CocoDataset.METAINFO['classes'], 1)
     ]
     for split in ('train', 'val'):
         (root / 'annotations').mkdir(parents=True, exist_ok=True)
         (root / f'{split}2017').symlink_to(shapes / split)
-        content = json.loads(
-            (shapes / f'annotations/instances_{split}.json').read_text())
+        content = json.loads((shapes / f'annotations/instances_{split}.json').read_text())
         content['categories'] = categories
-        (root / f'annotations/instances_{split}2017.json').write_text(
-            json.dumps(content))
+        (root / f'annotations/instances_{split}2017.json').write_text(json.dumps(content))
     # The labelled and the unlabelled part, for semi-supervised training.
     (root / 'semi_anns').mkdir()
-    train = json.loads(
-        (root / 'annotations/instances_train2017.json').read_text())
-    for name, images in (('1@10', train['images'][:2]), ('1@10-unlabeled',
-                                                         train['images'][2:])):
+    train = json.loads((root / 'annotations/instances_train2017.json').read_text())
+    for name, images in (('1@10', train['images'][:2]), ('1@10-unlabeled', train['images'][2:])):
         ids = {image['id'] for image in images}
         annotations = [x for x in train['annotations'] if x['image_id'] in ids]
         (root / f'semi_anns/instances_train2017.{name}.json').write_text(
-            json.dumps(dict(train, images=images, annotations=annotations)))
+            json.dumps(dict(train, images=images, annotations=annotations))
+        )
 
 
 def _make_imagenet(root: Path, shapes: Path) -> None:
@@ -72,10 +69,8 @@ def _make_multi_label(shapes: Path) -> None:
             for i, path in enumerate(sorted((shapes / split).glob('*/*.jpg')))
         ]
         (shapes / f'{split}.json').write_text(
-            json.dumps(
-                dict(
-                    metainfo=dict(classes=list(SHAPES_CLASSES)),
-                    data_list=items)))
+            json.dumps(dict(metainfo=dict(classes=list(SHAPES_CLASSES)), data_list=items))
+        )
 
 
 def _make_inshop(root: Path, shapes: Path) -> None:

@@ -1,4 +1,5 @@
 """Train and test a case with the framework's tools and with ours."""
+
 import json
 import os
 import subprocess
@@ -33,6 +34,7 @@ class Case(NamedTuple):
         train_fails: Last words of theirs and of ours, where they fail.
         test_fails: The same of test.py.
     """
+
     name: str
     base: str
     text: str = ''
@@ -51,14 +53,13 @@ class Server:
     """The process of server.py."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen([sys.executable, HERE / 'server.py'],
-                                        env={
-                                            **os.environ, 'OMP_NUM_THREADS':
-                                            '1'
-                                        },
-                                        text=True,
-                                        stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [sys.executable, HERE / 'server.py'],
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def run(self, *jobs: Dict) -> List[int]:
         """Run jobs at the same time; return their exit statuses."""
@@ -69,7 +70,7 @@ class Server:
     def call(self, script: str, *args: Any, cwd: Path) -> None:
         """Run a script of this folder, which must succeed."""
         job = make_job([HERE / script, *args], cwd, 'call.log')
-        status, = self.run(job)
+        (status,) = self.run(job)
         assert status == 0, Path(job['log']).read_text()
 
     def close(self) -> None:
@@ -78,12 +79,9 @@ class Server:
         self.process.wait()
 
 
-def make_job(argv: Sequence,
-             cwd: Path,
-             log: str,
-             limit: int = 300,
-             no_gpu: bool = False,
-             **env: str) -> Dict:
+def make_job(
+    argv: Sequence, cwd: Path, log: str, limit: int = 300, no_gpu: bool = False, **env: str
+) -> Dict:
     """Make what the server runs."""
     return dict(
         argv=list(map(str, argv)),
@@ -91,7 +89,8 @@ def make_job(argv: Sequence,
         log=str(cwd / log),
         env=env,
         limit=limit,
-        no_gpu=no_gpu)
+        no_gpu=no_gpu,
+    )
 
 
 def tool(framework: str, side: str, name: str) -> Path:
@@ -112,8 +111,7 @@ class Run:
         folder: An empty folder.
     """
 
-    def __init__(self, case: Case, server: Server, data: Path,
-                 folder: Path) -> None:
+    def __init__(self, case: Case, server: Server, data: Path, folder: Path) -> None:
         self.case, self.server, self.data = case, server, data
         self.folder = folder
         self.framework = case.framework or case.base.partition('::')[0]
@@ -125,12 +123,7 @@ class Run:
         base = self.case.base
         if '::' not in base:
             base = str(ROOT / 'configs' / base)
-        self.server.call(
-            'shrinking.py',
-            base,
-            self.folder / 'base.py',
-            self.data,
-            cwd=self.folder)
+        self.server.call('shrinking.py', base, self.folder / 'base.py', self.data, cwd=self.folder)
         if self.case.before is not None:
             self.train('before.py', self.case.before)
         if not self.train('config.py', self.case.text):
@@ -143,9 +136,7 @@ class Run:
         """Train with both; return whether theirs could."""
         config = self.folder / name
         config.write_text(f"_base_ = './base.py'\n{dedent(text)}")
-        return self.run_tools('train.py', self.case.train_fails,
-                              {side: [config]
-                               for side in SIDES})
+        return self.run_tools('train.py', self.case.train_fails, {side: [config] for side in SIDES})
 
     def test(self) -> bool:
         """Test with both; return whether theirs could."""
@@ -155,33 +146,46 @@ class Run:
         if self.framework == 'mmseg':
             out['theirs'] = 'out'  # it writes pictures
         return self.run_tools(
-            'test.py', self.case.test_fails, {
+            'test.py',
+            self.case.test_fails,
+            {
                 side: [
-                    config, checkpoint, *self.case.test_args,
-                    *(['--out', out[side]] if self.case.out else [])
+                    config,
+                    checkpoint,
+                    *self.case.test_args,
+                    *(['--out', out[side]] if self.case.out else []),
                 ]
                 for side in SIDES
-            })
+            },
+        )
 
-    def run_tools(self, name: str, fails: Sequence[Optional[str]],
-                  args: Dict[str, Sequence]) -> bool:
+    def run_tools(
+        self, name: str, fails: Sequence[Optional[str]], args: Dict[str, Sequence]
+    ) -> bool:
         """Run one tool of each side; return whether theirs succeeded."""
-        kind = name[:-len('.py')]
+        kind = name[: -len('.py')]
         jobs = [
-            job for side in SIDES for job in self.ranks([
-                tool(self.framework, side, name), *args[side], '--work-dir',
-                'work' if kind == 'train' else 'test_work'
-            ], side, f'{kind}.log')
+            job
+            for side in SIDES
+            for job in self.ranks(
+                [
+                    tool(self.framework, side, name),
+                    *args[side],
+                    '--work-dir',
+                    'work' if kind == 'train' else 'test_work',
+                ],
+                side,
+                f'{kind}.log',
+            )
         ]
         statuses = self.server.run(*jobs)
         for side, text in zip(SIDES, fails):
             status = max(
-                map(abs, (s for s, job in zip(statuses, jobs)
-                          if Path(job['cwd']).name == side)))
+                map(abs, (s for s, job in zip(statuses, jobs) if Path(job['cwd']).name == side))
+            )
             log = (self.folder / side / f'{kind}.log').read_text()
             if text is None:
-                assert status == 0, (
-                    f'{side}: {name} ended with {status}:\n{log[-3000:]}')
+                assert status == 0, f'{side}: {name} ended with {status}:\n{log[-3000:]}'
             else:
                 assert status, f'{side}: {name} succeeded'
                 assert text in log, f'{side}: {log[-3000:]}'
@@ -194,16 +198,18 @@ class Run:
             return [make_job(argv, cwd, log, self.case.limit)]
         port = str(free_port())
         return [
-            make_job([*argv, '--launcher', 'pytorch'],
-                     cwd,
-                     log,
-                     self.case.limit,
-                     no_gpu=side == 'theirs',
-                     MASTER_ADDR='127.0.0.1',
-                     MASTER_PORT=port,
-                     RANK=str(rank),
-                     LOCAL_RANK=str(rank),
-                     WORLD_SIZE=str(self.case.ranks))
+            make_job(
+                [*argv, '--launcher', 'pytorch'],
+                cwd,
+                log,
+                self.case.limit,
+                no_gpu=side == 'theirs',
+                MASTER_ADDR='127.0.0.1',
+                MASTER_PORT=port,
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(self.case.ranks),
+            )
             for rank in range(self.case.ranks)
         ]
 

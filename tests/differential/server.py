@@ -12,6 +12,7 @@ answer is a line with the list of their exit statuses. A job is a dict:
 
 The frameworks themselves are left for the scripts to import.
 """
+
 import json
 import os
 import runpy
@@ -19,8 +20,15 @@ import signal
 import sys
 from importlib import import_module
 
-_LIBRARIES = ('imgaug', 'matplotlib.pyplot', 'mmcv.ops', 'mmengine.runner',
-              'pycocotools.coco', 'scipy.stats', 'torchvision')
+_LIBRARIES = (
+    'imgaug',
+    'matplotlib.pyplot',
+    'mmcv.ops',
+    'mmengine.runner',
+    'pycocotools.coco',
+    'scipy.stats',
+    'torchvision',
+)
 
 
 def run(job: dict) -> None:
@@ -29,8 +37,7 @@ def run(job: dict) -> None:
     os.environ.update(job['env'])
     os.chdir(job['cwd'])
     log = os.open(job['log'], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for number, file in enumerate((os.open(os.devnull,
-                                           os.O_RDONLY), log, log)):
+    for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
         os.dup2(file, number)
     if job['no_gpu']:
         import_module('torch').cuda.set_device = lambda device: None
@@ -56,9 +63,7 @@ def main() -> None:
             if not pid:
                 run(job)
             pids.append(pid)
-        statuses = [
-            os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids
-        ]
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         print(json.dumps(statuses), file=answers, flush=True)
 
 

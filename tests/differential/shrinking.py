@@ -3,6 +3,7 @@ BiFormer, few iterations. All else stays.
 
 The file gets a variable more,
 `biformer`: a backbone for recipes without one."""
+
 import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator
@@ -13,15 +14,22 @@ from biformer_mm.utils import register_all_modules
 
 # Fields in pixels, or in boxes; numbers from 100 on are divided, to 64 at
 # least.
-_SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'stride',
-          'random_size_range', 'border', 'nms_pre', 'max_per_img', 'num',
-          'fc_out_channels')
+_SIZES = (
+    'scale',
+    'scales',
+    'img_scale',
+    'crop_size',
+    'size',
+    'stride',
+    'random_size_range',
+    'border',
+    'nms_pre',
+    'max_per_img',
+    'num',
+    'fc_out_channels',
+)
 _FACTORS = dict(mmdet=10, mmseg=8, mmpretrain=3.5)
-_DIMS = {
-    'tiny': (64, 128, 256, 512),
-    'small': (64, 128, 256, 512),
-    'stl': (96, 192, 384, 768)
-}
+_DIMS = {'tiny': (64, 128, 256, 512), 'small': (64, 128, 256, 512), 'stl': (96, 192, 384, 768)}
 
 
 def shrink(cfg: Config, data: str) -> None:
@@ -36,23 +44,22 @@ def shrink(cfg: Config, data: str) -> None:
             if key in _SIZES:
                 item[key] = _smaller(value, _FACTORS[cfg.default_scope])
             elif isinstance(value, str) and value.startswith('data/'):
-                item[key] = data + value[len('data'):]
-            elif key == 'pretrained' or (key == 'init_cfg' and isinstance(
-                    value, dict) and value.get('type') == 'Pretrained'):
+                item[key] = data + value[len('data') :]
+            elif key == 'pretrained' or (
+                key == 'init_cfg' and isinstance(value, dict) and value.get('type') == 'Pretrained'
+            ):
                 item[key] = None  # a download
-        if item.get('type') == 'BiFormer' and isinstance(
-                item.get('arch'), str):
+        if item.get('type') == 'BiFormer' and isinstance(item.get('arch'), str):
             item.arch = narrow(_DIMS[item.arch])
             item.num_regions = min(item.get('num_regions', 7), 4)
         if 'score_thr' in item and 'nms' in item:
-            item['score_thr'] = 0.  # else nothing is found as yet
+            item['score_thr'] = 0.0  # else nothing is found as yet
         if item.get('type') == 'ImageNet':
             item['indices'] = 4
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         if loader:
-            loader.update(
-                batch_size=2, num_workers=0, persistent_workers=False)
+            loader.update(batch_size=2, num_workers=0, persistent_workers=False)
     _shorten(cfg)
     if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
         cfg.optim_wrapper.type = 'OptimWrapper'  # theirs needs a GPU
@@ -62,12 +69,9 @@ def shrink(cfg: Config, data: str) -> None:
     # Theirs then draws the random numbers that ours does.
     imports = cfg.get('custom_imports') or {}
     cfg.custom_imports = dict(
-        imports=sorted({*imports.get('imports', []), 'biformer_mm'}),
-        allow_failed_imports=False)
-    cfg.custom_hooks = [
-        *(cfg.get('custom_hooks') or []),
-        dict(type='ResumableSeedHook')
-    ]
+        imports=sorted({*imports.get('imports', []), 'biformer_mm'}), allow_failed_imports=False
+    )
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='ResumableSeedHook')]
 
 
 def narrow(dims: tuple) -> Dict:
@@ -79,15 +83,15 @@ def narrow(dims: tuple) -> Dict:
         mlp_ratio=1,
         head_dim=16,
         stem='conv',
-        pos_conv=True)
+        pos_conv=True,
+    )
 
 
 def _shorten(cfg: Config) -> None:
     """Train four iterations, or two epochs of two; log each, validate once."""
     loop = cfg.train_cfg
     loop.pop('dynamic_intervals', None)
-    total, name = (4, 'max_iters') if 'max_iters' in loop else (2,
-                                                                'max_epochs')
+    total, name = (4, 'max_iters') if 'max_iters' in loop else (2, 'max_epochs')
     schedulers = cfg.get('param_scheduler') or []
     for item in schedulers if isinstance(schedulers, list) else [schedulers]:
         for key in ('begin', 'end', 'T_max', 'milestones'):
@@ -141,8 +145,7 @@ def main() -> None:
     register_all_modules()  # finds mmseg's configs
     cfg = Config.fromfile(source)
     shrink(cfg, data)
-    cfg.biformer = dict(
-        type='BiFormer', num_regions=2, arch=narrow((32, 64, 128, 256)))
+    cfg.biformer = dict(type='BiFormer', num_regions=2, arch=narrow((32, 64, 128, 256)))
     cfg.dump(path)
 
 

@@ -1,12 +1,12 @@
 """What mmpretrain's tools do, ours do."""
-import pytest
 
+import pytest
 from differential.running import Case
 
 pytestmark = pytest.mark.slow
 
 DEMO = 'biformer_demo.py'
-MULTI_LABEL = '''
+MULTI_LABEL = """
         train = dict(
             type='MultiLabelDataset', ann_file='train.json', data_prefix='')
         val = dict(train, ann_file='val.json')
@@ -25,11 +25,13 @@ MULTI_LABEL = '''
         ]
         test_evaluator = val_evaluator
         data_preprocessor = dict(to_onehot=True)
-'''
+"""
 CASES = [
     # mmpretrain's, as they are and with BiFormer.
     Case(
-        'swin', 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py', '''
+        'swin',
+        'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py',
+        """
         model = dict(
             backbone=dict(
                 pad_small_map=True,
@@ -39,29 +41,36 @@ CASES = [
                     depths=[1, 1, 2, 1],
                     num_heads=[1, 2, 4, 8])),
             head=dict(in_channels=384))
-        '''),
+        """,
+    ),
     Case(
-        'convnext', 'mmpretrain::convnext/convnext-tiny_32xb128_in1k.py', '''
+        'convnext',
+        'mmpretrain::convnext/convnext-tiny_32xb128_in1k.py',
+        """
         model = dict(
             backbone=dict(
                 arch=dict(
                     _delete_=True,
                     depths=[1, 1, 1, 1], channels=[32, 64, 128, 256])),
             head=dict(in_channels=256))
-        '''),
+        """,
+    ),
     Case('resnet', 'mmpretrain::resnet/resnet18_8xb32_in1k.py'),
     Case(
         'resnet_schedule_biformer',
-        'mmpretrain::resnet/resnet50_8xb32-mixup_in1k.py', '''
+        'mmpretrain::resnet/resnet50_8xb32-mixup_in1k.py',
+        """
         model = dict(
             backbone=dict(
                 _delete_=True, out_indices=(3, ), **_base_.biformer),
             head=dict(in_channels=256))
-        '''),
+        """,
+    ),
     Case('multi_label', DEMO, MULTI_LABEL),
     Case(
         'retrieval_biformer',
-        'mmpretrain::arcface/resnet50-arcface_8xb32_inshop.py', '''
+        'mmpretrain::arcface/resnet50-arcface_8xb32_inshop.py',
+        """
         model = dict(
             image_encoder=[
                 dict(out_indices=(3, ), **_base_.biformer),
@@ -75,11 +84,13 @@ CASES = [
             dict(type='RetrievalAveragePrecision', topk=2)
         ]
         test_evaluator = val_evaluator
-        '''),
-
+        """,
+    ),
     # Data.
     Case(
-        'k_fold', DEMO, '''
+        'k_fold',
+        DEMO,
+        """
         fold = dict(
             _delete_=True,
             type='KFoldDataset',
@@ -89,18 +100,24 @@ CASES = [
         train_dataloader = dict(dataset=dict(fold, fold=0, test_mode=False))
         val_dataloader = dict(dataset=dict(fold, fold=0, test_mode=True))
         test_dataloader = val_dataloader
-        '''),
+        """,
+    ),
     Case(
-        'class_balanced', DEMO, '''
+        'class_balanced',
+        DEMO,
+        """
         train_dataloader = dict(
             dataset=dict(
                 _delete_=True,
                 type='ClassBalancedDataset',
                 oversample_thr=0.9,
                 dataset=_base_.train_dataloader.dataset))
-        '''),
+        """,
+    ),
     Case(
-        'concat_repeat', DEMO, '''
+        'concat_repeat',
+        DEMO,
+        """
         train_dataloader = dict(
             dataset=dict(
                 _delete_=True,
@@ -112,35 +129,44 @@ CASES = [
                         times=2,
                         dataset=_base_.train_dataloader.dataset)
                 ]))
-        '''),
+        """,
+    ),
     Case(
-        'batch_augmentations', DEMO, '''
+        'batch_augmentations',
+        DEMO,
+        """
         model = dict(
             train_cfg=dict(
                 augments=[
                     dict(type='Mixup', alpha=0.8),
                     dict(type='CutMix', alpha=1.0)
                 ]))
-        '''),
-
+        """,
+    ),
     # Evaluation, hooks, and what the runner has beside.
     Case(
-        'several_metrics', DEMO, '''
+        'several_metrics',
+        DEMO,
+        """
         val_evaluator = [
             dict(type='Accuracy', topk=(1, 2)),
             dict(type='SingleLabelMetric', items=['precision', 'recall']),
             dict(type='ConfusionMatrix')
         ]
         test_evaluator = val_evaluator
-        '''),
+        """,
+    ),
     Case('tta', DEMO, test_args=['--tta']),
     Case(
-        'averages_of_mmpretrain', DEMO, '''
+        'averages_of_mmpretrain',
+        DEMO,
+        """
         custom_hooks = [
             *_base_.custom_hooks,
             dict(type='EMAHook', momentum=0.1, priority='ABOVE_NORMAL')
         ]
-        '''),
+        """,
+    ),
     # The default backend, inductor, takes minutes on a CPU.
     Case('compiled', DEMO, "compile = dict(backend='aot_eager')", limit=900),
 ]

@@ -1,20 +1,20 @@
 """The comparison itself sees what differs."""
+
 import json
 import pickle
 
 import pytest
 import torch
-
 from differential import comparing
 
-LOG = '''
+LOG = """
 Hooks will be executed in the following order:
 before_train:
 (VERY_HIGH   ) RuntimeInfoHook
 {hooks}
  --------------------
 Load checkpoint
-'''
+"""
 
 
 def write_hooks(folder, *hooks):
@@ -26,14 +26,16 @@ def write_hooks(folder, *hooks):
 def test_hooks_of_ours_are_passed_over(tmp_path):
     comparing.compare_hooks(
         write_hooks(tmp_path / 'theirs', '(VERY_LOW    ) CheckpointHook'),
-        write_hooks(tmp_path / 'ours', '(NORMAL      ) HangHook',
-                    '(VERY_LOW    ) WholeCheckpointHook'))
+        write_hooks(
+            tmp_path / 'ours', '(NORMAL      ) HangHook', '(VERY_LOW    ) WholeCheckpointHook'
+        ),
+    )
 
 
-@pytest.mark.parametrize('hook', [
-    '(NORMAL      ) UnknownHook',
-    '(NORMAL      ) IterTimerHook\n(NORMAL      ) IterTimerHook'
-])
+@pytest.mark.parametrize(
+    'hook',
+    ['(NORMAL      ) UnknownHook', '(NORMAL      ) IterTimerHook\n(NORMAL      ) IterTimerHook'],
+)
 def test_other_hooks_are_seen(tmp_path, hook):
     theirs = write_hooks(tmp_path / 'theirs', '(NORMAL      ) IterTimerHook')
     ours = write_hooks(tmp_path / 'ours', hook)
@@ -59,15 +61,14 @@ def test_another_loss_is_seen(tmp_path):
 def write_checkpoint(folder, weight):
     folder.mkdir()
     path = folder / 'epoch_1.pth'
-    torch.save(
-        dict(state_dict=dict(weight=weight), meta=dict(epoch=1, iter=2)), path)
+    torch.save(dict(state_dict=dict(weight=weight), meta=dict(epoch=1, iter=2)), path)
     (folder / 'last_checkpoint').write_text(str(path))
     return folder
 
 
 def test_another_weight_is_seen(tmp_path):
-    theirs = write_checkpoint(tmp_path / 'theirs', torch.tensor([1., 2.]))
-    ours = write_checkpoint(tmp_path / 'ours', torch.tensor([1., 2.000001]))
+    theirs = write_checkpoint(tmp_path / 'theirs', torch.tensor([1.0, 2.0]))
+    ours = write_checkpoint(tmp_path / 'ours', torch.tensor([1.0, 2.000001]))
     comparing.compare_checkpoints(theirs, theirs)
     with pytest.raises(AssertionError, match='state_dict.weight'):
         comparing.compare_checkpoints(theirs, ours)
@@ -76,8 +77,7 @@ def test_another_weight_is_seen(tmp_path):
 @pytest.mark.parametrize('score, same', [(0.50001, True), (0.501, False)])
 def test_predictions_agree_to_the_tolerance(tmp_path, score, same):
     for side, value in (('theirs', 0.5), ('ours', score)):
-        (tmp_path / side).write_bytes(
-            pickle.dumps([dict(pred_score=torch.tensor([value]))]))
+        (tmp_path / side).write_bytes(pickle.dumps([dict(pred_score=torch.tensor([value]))]))
     files = tmp_path / 'theirs', tmp_path / 'ours'
     if same:
         comparing.compare_predictions(*files)

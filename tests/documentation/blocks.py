@@ -9,6 +9,7 @@ Where only some lines cannot be run, the comment names a word of each first:
 
     <!-- not run, dist_train.sh, srun: needs eight GPUs, Slurm -->
 """
+
 import ast
 import re
 from pathlib import Path
@@ -17,16 +18,19 @@ from typing import Iterator, List, NamedTuple, Tuple
 from tool_runner import ROOT
 
 PAGES = [
-    ROOT / 'README.md', ROOT / 'benchmarks' / 'README.md', *sorted(
-        (ROOT / 'docs').glob('*.md')), *sorted(
-            (ROOT / 'examples').rglob('*.md'))
+    ROOT / 'README.md',
+    ROOT / 'benchmarks' / 'README.md',
+    *sorted((ROOT / 'docs').glob('*.md')),
+    *sorted((ROOT / 'examples').rglob('*.md')),
 ]
 # What is run, and what says something else than commands, Python and configs.
 RUN = ('bash', 'python')
 OTHER = ('', 'json', 'diff', 'bibtex')
 _FENCE = re.compile(r'^ *```(\S*) *$')
-_MARKER = re.compile(r'^ *<!-- not run(?P<words>(?:, [^:,]+)*)'
-                     r'(?:: *(?P<reason>.*?))? *-->$')
+_MARKER = re.compile(
+    r'^ *<!-- not run(?P<words>(?:, [^:,]+)*)'
+    r'(?:: *(?P<reason>.*?))? *-->$'
+)
 _COMMAND = re.compile(r'^\s*(\$|python|pip|make|mim|bash|sh) \S')
 
 
@@ -40,6 +44,7 @@ class Block(NamedTuple):
         text: What is between the fences.
         marker: The comment above that says it is not run; '' if there is none.
     """
+
     page: str
     line: int
     language: str
@@ -55,7 +60,8 @@ class Block(NamedTuple):
         """Whether it is Python that only sets the fields of a config."""
         return self.language == 'python' and not any(
             isinstance(node, (ast.Import, ast.ImportFrom))
-            for node in ast.walk(ast.parse(self.text)))
+            for node in ast.walk(ast.parse(self.text))
+        )
 
     @property
     def runnable(self) -> str:
@@ -67,8 +73,8 @@ class Block(NamedTuple):
             return ''
         commands = re.findall(r'(?:.*\\\n)*.*\n', self.text)
         return ''.join(
-            command for command in commands
-            if not any(word in command for word in words))
+            command for command in commands if not any(word in command for word in words)
+        )
 
 
 def read_blocks(page: str, text: str) -> Iterator[Block]:
@@ -94,8 +100,7 @@ def find_faults(page: str, text: str) -> List[Tuple[int, str]]:
     for block in read_blocks(page, text):
         used += bool(block.marker)
         if block.language not in RUN + OTHER:
-            faults.append((block.line, f'is in {block.language!r}: say one of '
-                           f'{RUN + OTHER}'))
+            faults.append((block.line, f'is in {block.language!r}: say one of {RUN + OTHER}'))
         if block.language in OTHER:
             if any(map(_COMMAND.match, block.text.splitlines())):
                 faults.append((block.line, 'has commands: say ```bash'))
@@ -118,19 +123,20 @@ def find_faults(page: str, text: str) -> List[Tuple[int, str]]:
 
 
 def _has_commands(text: str) -> bool:
-    return any(line.strip() and not line.strip().startswith('#')
-               for line in text.splitlines())
+    return any(line.strip() and not line.strip().startswith('#') for line in text.splitlines())
 
 
 BLOCKS = [
-    block for page in PAGES for block in read_blocks(
-        str(Path(page).relative_to(ROOT)), page.read_text(encoding='utf-8'))
+    block
+    for page in PAGES
+    for block in read_blocks(str(Path(page).relative_to(ROOT)), page.read_text(encoding='utf-8'))
 ]
 
 
 def runnable(language: str, config: bool = False) -> List[Block]:
     """The blocks of a language, or all configs, that are run."""
     return [
-        block for block in BLOCKS if block.language == language
-        and block.is_config == config and block.runnable
+        block
+        for block in BLOCKS
+        if block.language == language and block.is_config == config and block.runnable
     ]

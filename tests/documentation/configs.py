@@ -1,4 +1,5 @@
 """The configs that the pages print, completed where a page prints a part."""
+
 from pathlib import Path
 
 from documentation.blocks import Block, runnable
@@ -23,9 +24,7 @@ def read_config(block: Block, folder: Path) -> Config:
     """Write a block into a folder and read it as a config."""
     text = block.text
     if '_base_' not in text:
-        text = (
-            _in_boxes(block) if block.page == OWN else
-            f'_base_ = {BASES[block.page]!r}\n{text}')
+        text = _in_boxes(block) if block.page == OWN else f'_base_ = {BASES[block.page]!r}\n{text}'
     # By its name it is known for one of the demo's, which are small.
     kind = '_demo' if CONFIG[''] in text else ''
     path = folder / f'printed{kind}.py'
@@ -44,6 +43,11 @@ def _in_boxes(block: Block) -> str:
 
 def make_data(block: Block, root: Path) -> None:
     """Make the page's my_data, in the layout that a block reads."""
-    layout = ('ade20k' if 'BaseSegDataset' in block.text else
-              'imagenet' if 'CustomDataset' in block.text else 'coco')
+    layout = (
+        'ade20k'
+        if 'BaseSegDataset' in block.text
+        else 'imagenet'
+        if 'CustomDataset' in block.text
+        else 'coco'
+    )
     make_own_data(root, layout)

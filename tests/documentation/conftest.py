@@ -9,6 +9,7 @@ import pytest
 def sandbox(tmp_path_factory):
     """What the pages' commands find in a checkout."""
     from documentation.sandbox import Sandbox
+
     return Sandbox(tmp_path_factory.mktemp('sandbox'))
 
 
@@ -16,15 +17,15 @@ def sandbox(tmp_path_factory):
 def variables(tmp_path_factory):
     """Environment in which `python` starts at once."""
     from documentation.sandbox import environment
+
     folder = tmp_path_factory.mktemp('py')
     variables = environment(folder / 'socket', folder / 'bin')
-    server = subprocess.Popen([
-        sys.executable,
-        Path(__file__).with_name('preloaded.py'), 'serve', folder / 'socket'
-    ],
-                              env=variables,
-                              text=True,
-                              stdout=subprocess.PIPE)
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name('preloaded.py'), 'serve', folder / 'socket'],
+        env=variables,
+        text=True,
+        stdout=subprocess.PIPE,
+    )
     while server.stdout.readline() not in ('ready\n', ''):
         pass  # what libraries print when they are imported
     yield variables

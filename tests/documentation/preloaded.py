@@ -6,6 +6,7 @@ ARGUMENTS...` is such a call: it passes on its arguments, folder, environment
 and files, and ends with the status of the run. The frameworks themselves are
 left for the scripts to import.
 """
+
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ def serve(path: str) -> None:
     import mmengine.runner  # noqa: F401
     import pycocotools.coco  # noqa: F401
     import torchvision  # noqa: F401
+
     # Children that answered need not be waited for.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:
@@ -59,6 +61,7 @@ def run(argv: list, cwd: str, env: dict) -> None:
     """Do what `python` does with these arguments."""
     import runpy
     import types
+
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -81,8 +84,7 @@ def run(argv: list, cwd: str, env: dict) -> None:
 def call(path: str, *argv: str) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
-        text = json.dumps(
-            dict(argv=argv, cwd=os.getcwd(), env=dict(os.environ)))
+        text = json.dumps(dict(argv=argv, cwd=os.getcwd(), env=dict(os.environ)))
         socket.send_fds(connection, [text.encode()], [0, 1, 2])
         sys.exit(int(connection.recv(16) or 1))
 

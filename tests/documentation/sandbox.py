@@ -5,6 +5,7 @@ name and content, shrunk as for tests/matrix and with BiFormer-T in the place of
 BiFormer-S, and the data are a few generated pictures in the layouts that the
 configs name. VALUES says what stands for the words in capital letters.
 """
+
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Dict, Set
 
+import golden
 import torch
 from config_checks import NAMES, build, load
 from documentation.blocks import BLOCKS
@@ -21,7 +23,6 @@ from matrix.shrink import LENGTHS, shrink
 from mmengine.config import Config
 from tool_runner import ROOT
 
-import golden
 from biformer_mm.datasets import make_shapes
 
 DEMO = 'retinanet_biformer_demo'
@@ -33,8 +34,10 @@ CONFIG = {
 }
 # What stands for a word of the pages. CHECKPOINT is that of the config that
 # the command names.
-_FEW = ('--cfg-options train_cfg.max_epochs=1 '
-        'train_dataloader.dataset.indices=2 val_dataloader.dataset.indices=2')
+_FEW = (
+    '--cfg-options train_cfg.max_epochs=1 '
+    'train_dataloader.dataset.indices=2 val_dataloader.dataset.indices=2'
+)
 VALUES = {
     'IMAGE...': 'photos/a.jpg photos/b.jpg',
     'IMAGE': 'photos/a.jpg',
@@ -61,8 +64,11 @@ VALUES = {
     '(333,200)': '(96,64)',
     'configs/faster_rcnn_shapes.py': f'configs/faster_rcnn_shapes.py {_FEW}',
 }
-_WORDS = re.compile('|'.join(rf'(?<![\w.$-]){re.escape(word)}(?![\w-])'
-                             for word in [*VALUES, 'CONFIG', 'CHECKPOINT']))
+_WORDS = re.compile(
+    '|'.join(
+        rf'(?<![\w.$-]){re.escape(word)}(?![\w-])' for word in [*VALUES, 'CONFIG', 'CHECKPOINT']
+    )
+)
 _NAME = re.compile(r'configs/(\w+)\.py|biformer_mm::(\w+)\.py')
 
 
@@ -77,7 +83,7 @@ def substitute(text: str, page: str) -> str:
         if word != 'CHECKPOINT':
             return VALUES[word]
         # Of the last config that was named, in a command before its checkpoint
-        named = _NAME.findall(text[:match.start()])
+        named = _NAME.findall(text[: match.start()])
         return f'checkpoints/{"".join(named[-1]) if named else config}.pth'
 
     return _WORDS.sub(value, text)
@@ -86,11 +92,7 @@ def substitute(text: str, page: str) -> str:
 def named_configs() -> Set[str]:
     """The suite's configs that the pages' blocks name."""
     known = {name for name in NAMES if '/' not in name}
-    found = {
-        a or b
-        for block in BLOCKS
-        for a, b in _NAME.findall(block.runnable)
-    }
+    found = {a or b for block in BLOCKS for a, b in _NAME.findall(block.runnable)}
     return (found | {*CONFIG.values(), 'biformer_s_in1k'}) & known
 
 
@@ -130,19 +132,17 @@ class Sandbox:
         """Weights by chance, as a training writes them."""
         torch.save(
             dict(state_dict=build(cfg).state_dict(), meta={}),
-            self.root / 'checkpoints' / f'{name}.pth')
+            self.root / 'checkpoints' / f'{name}.pth',
+        )
 
     def _write_released(self) -> None:
         """A segmentor by the authors' names."""
         weights = {
             f'backbone.{name}': value
-            for name, value in golden.section(
-                golden.load('backbone_state'), 'state').items()
+            for name, value in golden.section(golden.load('backbone_state'), 'state').items()
         }
         weights['decode_head.conv_seg.weight'] = torch.zeros(150, 512, 1, 1)
-        torch.save(
-            dict(state_dict=weights),
-            self.root / 'checkpoints' / 'released.pth')
+        torch.save(dict(state_dict=weights), self.root / 'checkpoints' / 'released.pth')
 
     def checkout(self, folder: Path) -> Path:
         """A folder to run a page's commands in: what is shared is linked."""
@@ -152,9 +152,8 @@ class Sandbox:
         for name in ('benchmarks', 'docs', 'requirements', 'tools'):
             (folder / name).symlink_to(ROOT / name)
         shutil.copytree(
-            ROOT / 'examples',
-            folder / 'examples',
-            ignore=shutil.ignore_patterns('__pycache__'))
+            ROOT / 'examples', folder / 'examples', ignore=shutil.ignore_patterns('__pycache__')
+        )
         self._write_past(folder / 'work_dirs')
         make_coco_data(folder / 'my_data', self.root / 'data' / 'coco')
         return folder
@@ -162,28 +161,26 @@ class Sandbox:
     def _write_past(self, work_dirs: Path) -> None:
         """What earlier trainings and benchmarks have left."""
         lines = ''.join(
-            json.dumps(dict(loss=1 / step, lr=0.1, iter=step, step=step)) +
-            '\n' for step in (1, 2, 3))
+            json.dumps(dict(loss=1 / step, lr=0.1, iter=step, step=step)) + '\n'
+            for step in (1, 2, 3)
+        )
         for name in (DEMO, 'a', 'b', 'semantic_fpn_biformer_demo'):
             logs = work_dirs / name / '20260101_000000' / 'vis_data'
             logs.mkdir(parents=True)
             (logs / '20260101_000000.json').write_text(lines)
         for name in (DEMO, 'semantic_fpn_biformer_demo'):
             (work_dirs / name / VALUES['epoch_16.pth']).symlink_to(
-                self.root / 'checkpoints' / f'{name}.pth')
-        shutil.copytree(ROOT / 'benchmarks' / 'results',
-                        work_dirs / 'benchmarks')  # as pictures are added
+                self.root / 'checkpoints' / f'{name}.pth'
+            )
+        shutil.copytree(
+            ROOT / 'benchmarks' / 'results', work_dirs / 'benchmarks'
+        )  # as pictures are added
 
 
 def make_own_data(root: Path, layout: str) -> Path:
     """Data as docs/own_dataset.md says, with two classes."""
     make_shapes(root, layout, 4, 2, image_size=64)
-    {
-        'coco': _two_categories,
-        'ade20k': _two_labels,
-        'imagenet': _two_folders
-    }[layout](
-        root)
+    {'coco': _two_categories, 'ade20k': _two_labels, 'imagenet': _two_folders}[layout](root)
     return root
 
 
@@ -200,6 +197,7 @@ def _two_categories(root: Path) -> None:
 
 def _two_labels(root: Path) -> None:
     import cv2
+
     for path in root.glob('annotations/*/*.png'):
         index_map = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         cv2.imwrite(str(path), index_map.clip(max=2))
@@ -221,17 +219,21 @@ def make_coco_data(root: Path, coco: Path) -> None:
     for split in ('train', 'val'):
         shutil.copytree(coco / f'{split}2017', root / split)
         (root / 'annotations').mkdir(exist_ok=True)
-        shutil.copy(coco / 'annotations' / f'instances_{split}2017.json',
-                    root / 'annotations' / f'instances_{split}.json')
+        shutil.copy(
+            coco / 'annotations' / f'instances_{split}2017.json',
+            root / 'annotations' / f'instances_{split}.json',
+        )
 
 
 def environment(socket: Path, shims: Path) -> Dict[str, str]:
     """Variables in which `python` is the preloaded one."""
     shims.mkdir(exist_ok=True)
     shim = shims / 'python'
-    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -SE '
-                    f'"{Path(__file__).with_name("preloaded.py")}" call '
-                    f'"{socket}" "$@"\n')
+    shim.write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" -SE '
+        f'"{Path(__file__).with_name("preloaded.py")}" call '
+        f'"{socket}" "$@"\n'
+    )
     shim.chmod(0o755)
     return {
         **os.environ,

@@ -7,6 +7,7 @@ sandbox.py: configs have the suite's names and content with small pictures and
 two epochs or three iterations. Configs are shrunk likewise and trained on; the
 weights of ResNets, which would be downloaded, are left out.
 """
+
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,11 +23,10 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         digit_version(torch.__version__) < digit_version('2.6'),
-        reason='PyTorch before 2.6 needs --trust for training checkpoints')
+        reason='PyTorch before 2.6 needs --trust for training checkpoints',
+    ),
 ]
-SCRIPTS = [*runnable('bash')] + [
-    block for block in runnable('python') if block.page not in FAST
-]
+SCRIPTS = [*runnable('bash')] + [block for block in runnable('python') if block.page not in FAST]
 PAGES = sorted({block.page for block in SCRIPTS})
 # What is done before, where a page says that it has been.
 BEFORE = {
@@ -38,14 +38,12 @@ BEFORE = {
 MADE = {
     'docs/analysis.md': ['curves.png', 'curves.pdf', 'complexity.png'],
     'docs/deployment.md': ['retinanet.onnx', 'segmentor.onnx'],
-    'docs/get_started.md':
-    ['pictures', 'predictions.pkl', 'outputs', 'curves.png'],
+    'docs/get_started.md': ['pictures', 'predictions.pkl', 'outputs', 'curves.png'],
     'docs/inference.md': ['found', 'outputs'],
     'docs/own_dataset.md': ['problems.json', 'work_dirs/mine/pictures'],
     'docs/routing.md': ['routing', 'routing.png', 'routing.html'],
     'docs/weights.md': ['DST-*.pth', 'converted-*.pth'],
-    'examples/mmdet_project/README.md':
-    ['examples/mmdet_project/work_dirs/*/epoch_1.pth'],
+    'examples/mmdet_project/README.md': ['examples/mmdet_project/work_dirs/*/epoch_1.pth'],
 }
 
 
@@ -56,26 +54,29 @@ def results(request, sandbox, variables, tmp_path_factory):
     root = tmp_path_factory.mktemp('checkouts')
     chosen = {
         item.callspec.params['name']
-        for item in request.session.items if 'results' in item.fixturenames
+        for item in request.session.items
+        if 'results' in item.fixturenames
     }
     jobs = {}
     for number, name in enumerate(sorted(chosen)):
         folder = sandbox.checkout(root / str(number))
-        jobs[name] = folder, (
-            write_script(name, folder) if name in PAGES else write_training(
-                name, folder))
+        jobs[name] = (
+            folder,
+            (write_script(name, folder) if name in PAGES else write_training(name, folder)),
+        )
 
     def run(job):
         folder, script = job
         with open(folder / 'output.txt', 'w') as output:
-            status = subprocess.run(['bash', '-euo', 'pipefail', '-c', script],
-                                    cwd=folder,
-                                    env=variables,
-                                    stdin=subprocess.DEVNULL,
-                                    stdout=output,
-                                    stderr=subprocess.STDOUT).returncode
-        return folder, status, (folder /
-                                'output.txt').read_text(errors='replace')
+            status = subprocess.run(
+                ['bash', '-euo', 'pipefail', '-c', script],
+                cwd=folder,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            ).returncode
+        return folder, status, (folder / 'output.txt').read_text(errors='replace')
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(jobs, pool.map(run, jobs.values())))
@@ -133,8 +134,7 @@ def test_config_trains(results, name):
 
 def test_pages_are_all_there():
     """Each runnable block is in a page, a config or the first tier."""
-    assert {
-        block.page
-        for block in BLOCKS if block.runnable and block.language == 'bash'
-    } <= set(PAGES)
+    assert {block.page for block in BLOCKS if block.runnable and block.language == 'bash'} <= set(
+        PAGES
+    )
     assert set(MADE) | set(BEFORE) <= set(PAGES)

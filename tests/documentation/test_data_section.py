@@ -1,4 +1,5 @@
 """The folders that docs/get_started.md shows are those that the configs read."""
+
 import re
 
 import pytest
@@ -7,14 +8,12 @@ from mmengine.registry import DATASETS, init_default_scope
 from tool_runner import ROOT
 
 from biformer_mm.datasets.checks import quick
-from biformer_mm.datasets.paths import find_missing
+from biformer_mm.datasets.checks.paths import find_missing
 
 PAGE = (ROOT / 'docs' / 'get_started.md').read_text(encoding='utf-8')
 SPLITS = ('train', 'val', 'test')
 # One of each framework: their bases name the data.
-RECIPES = [
-    'mask_rcnn_biformer_s_1x', 'upernet_biformer_s_160k', 'biformer_s_in1k'
-]
+RECIPES = ['mask_rcnn_biformer_s_1x', 'upernet_biformer_s_160k', 'biformer_s_in1k']
 
 
 @pytest.fixture(scope='module')
@@ -49,7 +48,7 @@ def test_mmseg_reads_pictures_and_their_maps(tree, monkeypatch):
     init_default_scope(cfg.default_scope)
     for split in SPLITS:
         leaf = cfg[f'{split}_dataloader'].dataset
-        picture, = DATASETS.build({**leaf, 'pipeline': []}).load_data_list()
+        (picture,) = DATASETS.build({**leaf, 'pipeline': []}).load_data_list()
         for key in ('img_path', 'seg_map_path'):
             assert (tree / picture[key]).is_file()
 
@@ -63,15 +62,15 @@ def test_mmpretrain_reads_folders_or_the_list(tree, monkeypatch):
         'pipeline': [],
         'lazy_init': True,
         # Of which the tree shows one.
-        'metainfo': dict(classes=['tench'])
+        'metainfo': dict(classes=['tench']),
     }
-    picture, = DATASETS.build(leaf).load_data_list()
+    (picture,) = DATASETS.build(leaf).load_data_list()
     assert picture['gt_label'] == 0 and (tree / picture['img_path']).is_file()
     line = re.search(r'`(\S+\.JPEG \d+)`', PAGE)[1]
     meta = tree / 'data' / 'imagenet' / 'meta'
     meta.mkdir()
     (meta / 'val.txt').write_text(line)
-    picture, = DATASETS.build(leaf).load_data_list()
+    (picture,) = DATASETS.build(leaf).load_data_list()
     assert picture['img_path'] == f'data/imagenet/val/{line.split()[0]}'
     assert picture['gt_label'] == int(line.split()[1])
 

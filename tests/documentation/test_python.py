@@ -1,5 +1,6 @@
 """Python code and configs of the pages that need no files, and the configs of
 docs/own_dataset.md on data laid out as it says."""
+
 import pytest
 from documentation.blocks import runnable
 from documentation.configs import CONFIGS, OWN, make_data, read_config
@@ -15,8 +16,7 @@ def named(blocks):
     return [pytest.param(block, id=block.name) for block in blocks]
 
 
-@pytest.mark.parametrize(
-    'block', named(x for x in runnable('python') if x.page in FAST))
+@pytest.mark.parametrize('block', named(x for x in runnable('python') if x.page in FAST))
 def test_code_runs(block, tmp_path, monkeypatch, capsys):
     if 'timm' in block.text:
         pytest.importorskip('timm', reason='timm is not installed')

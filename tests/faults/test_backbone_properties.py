@@ -1,5 +1,6 @@
 """The backbone over all of its arguments' values and images: finite maps that
 are the reference's, or an error of one line that names the argument."""
+
 import collections
 import copy
 
@@ -9,8 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.registry import MODELS
-from random_cases import (INF, NAN, NO_FLAG, NO_INTEGER, NO_NAME, TOLERANCE,
-                          assert_equal, cases)
+from random_cases import INF, NAN, NO_FLAG, NO_INTEGER, NO_NAME, TOLERANCE, assert_equal, cases
 
 from biformer_mm.models import BiFormer
 
@@ -46,32 +46,30 @@ def backbone_arguments(draw):
 
     number = draw(st.sampled_from([int, np.int64]))
     num_regions = draw(
-        st.integers(1, 5) | st.just('auto')
-        | st.lists(
-            st.integers(1, 5) | st.just('auto'),
-            min_size=stages,
-            max_size=stages))
-    per_stage_regions = num_regions if isinstance(
-        num_regions, list) else [num_regions] * stages
+        st.integers(1, 5)
+        | st.just('auto')
+        | st.lists(st.integers(1, 5) | st.just('auto'), min_size=stages, max_size=stages)
+    )
+    per_stage_regions = num_regions if isinstance(num_regions, list) else [num_regions] * stages
     topks = [
-        draw(st.none() | st.integers(1, 6 if s == 'auto' else s * s))
-        for s in per_stage_regions
+        draw(st.none() | st.integers(1, 6 if s == 'auto' else s * s)) for s in per_stage_regions
     ]
     arch = dict(
         embed_dims=each(st.sampled_from([8, 16, 24])),
         depths=each(st.integers(1, 2)),
         topks=tuple(topks),
-        mlp_ratio=draw(st.sampled_from([.5, 1, 3, 2.5])),
+        mlp_ratio=draw(st.sampled_from([0.5, 1, 3, 2.5])),
         head_dim=number(draw(st.sampled_from([1, 2, 4, 8]))),
         stem=draw(st.sampled_from(['conv', 'patch'])),
-        pos_conv=draw(st.booleans()))
+        pos_conv=draw(st.booleans()),
+    )
     arguments = dict(
         arch=arch,
         num_regions=num_regions,
         in_channels=draw(st.integers(1, 4)),
-        out_indices=sorted(
-            draw(st.sets(st.integers(0, stages - 1), min_size=1))),
-        out_norm=draw(st.sampled_from([None, 'LN'])))
+        out_indices=sorted(draw(st.sets(st.integers(0, stages - 1), min_size=1))),
+        out_norm=draw(st.sampled_from([None, 'LN'])),
+    )
     if draw(st.booleans()):  # of the constructor, over the dict's own
         arguments['topks'] = topks
         arch['topks'] = [10**6] * stages
@@ -80,22 +78,28 @@ def backbone_arguments(draw):
     norm = dict(type=draw(st.sampled_from(['BN', 'BN', 'SyncBN'])))
     norm.update(
         draw(
-            st.fixed_dictionaries({},
-                                  optional=dict(
-                                      requires_grad=st.booleans(),
-                                      eps=st.sampled_from([1e-5, 1e-3, 1]),
-                                      momentum=st.sampled_from([None, .1]),
-                                      affine=st.booleans(),
-                                      track_running_stats=st.booleans()))))
+            st.fixed_dictionaries(
+                {},
+                optional=dict(
+                    requires_grad=st.booleans(),
+                    eps=st.sampled_from([1e-5, 1e-3, 1]),
+                    momentum=st.sampled_from([None, 0.1]),
+                    affine=st.booleans(),
+                    track_running_stats=st.booleans(),
+                ),
+            )
+        )
+    )
     optional = dict(
         padding=st.sampled_from(['legacy', 'masked']),
-        drop_path_rate=st.sampled_from([0, 0., .3, .9]),
+        drop_path_rate=st.sampled_from([0, 0.0, 0.3, 0.9]),
         norm_cfg=st.just(norm),
         norm_eval=st.booleans(),
         frozen_stages=st.integers(-1, stages).map(number),
         with_cp=st.booleans(),
         attn_backend=st.sampled_from(['auto', 'sdpa', 'reference']),
-        init_cfg=st.none())
+        init_cfg=st.none(),
+    )
     arguments.update(draw(st.fixed_dictionaries({}, optional=optional)))
     return arguments
 
@@ -144,8 +148,7 @@ def broken_arguments(arguments):
     yield 'arch', {**arch, 3: 4}
     numbers = (0, -1, 2.5, '8', None, True, NAN)
     for key in ('embed_dims', 'depths', 'topks'):
-        for wrong in (None, 3, 'xxxx'[:stages], [], {}, {8},
-                      [*arch[key], arch[key][0]]):
+        for wrong in (None, 3, 'xxxx'[:stages], [], {}, {8}, [*arch[key], arch[key][0]]):
             if not (key == 'depths' and wrong == [*arch[key], arch[key][0]]):
                 yield key, dict(arch, **{key: wrong})
         for wrong in numbers:
@@ -153,42 +156,85 @@ def broken_arguments(arguments):
                 yield key[:-1], dict(arch, **{key: [wrong] * stages})
     yield 'embed_dims', dict(arch, embed_dims=[9] * stages, head_dim=2)
     for key, wrongs in dict(
-            mlp_ratio=(0, -1, None, '3', NAN, INF, 1e-9, [3], True),
-            head_dim=(*NO_INTEGER, 0, -1),
-            stem=('', 'Conv', None, [], 3),
-            pos_conv=NO_FLAG).items():
+        mlp_ratio=(0, -1, None, '3', NAN, INF, 1e-9, [3], True),
+        head_dim=(*NO_INTEGER, 0, -1),
+        stem=('', 'Conv', None, [], 3),
+        pos_conv=NO_FLAG,
+    ).items():
         for wrong in wrongs:
             yield key, dict(arch, **{key: wrong})
-    for wrong in (*NO_INTEGER, 0, -1, 'AUTO', [], [7] * (stages + 1),
-                  [0] * stages, ['7'] * stages, [None] * stages,
-                  [True] * stages, [2.] * stages, 'auto' * 4):
+    for wrong in (
+        *NO_INTEGER,
+        0,
+        -1,
+        'AUTO',
+        [],
+        [7] * (stages + 1),
+        [0] * stages,
+        ['7'] * stages,
+        [None] * stages,
+        [True] * stages,
+        [2.0] * stages,
+        'auto' * 4,
+    ):
         yield 'num_regions', wrong
-    for wrong in (3, 'xxxx'[:stages], [], [1] * (stages + 1), [0] * stages,
-                  [-1] * stages, [1.] * stages, ['1'] * stages,
-                  [True] * stages, {}):
+    for wrong in (
+        3,
+        'xxxx'[:stages],
+        [],
+        [1] * (stages + 1),
+        [0] * stages,
+        [-1] * stages,
+        [1.0] * stages,
+        ['1'] * stages,
+        [True] * stages,
+        {},
+    ):
         yield 'topk', ('topks', wrong)
     if isinstance(arguments['num_regions'], int):
-        yield 'topk', ('topks', [arguments['num_regions']**2 + 1] * stages)
+        yield 'topk', ('topks', [arguments['num_regions'] ** 2 + 1] * stages)
     for wrong in ('', 'zeros', None, 0, True, ['legacy'], {}):
         yield 'padding', wrong
     for wrong in (*NO_INTEGER, 0, -3):
         yield 'in_channels', wrong
-    for wrong in (None, 0, [], [stages], [-1], [0, 0], ['0'], [0.], [None],
-                  [True], '0', {0}, [1, 0]):
+    for wrong in (
+        None,
+        0,
+        [],
+        [stages],
+        [-1],
+        [0, 0],
+        ['0'],
+        [0.0],
+        [None],
+        [True],
+        '0',
+        {0},
+        [1, 0],
+    ):
         yield 'out_indices', wrong
     for wrong in ('ln', '', 3, True, ['LN'], dict(type='LN')):
         yield 'out_norm', wrong
-    for wrong in (*NO_INTEGER, -1, 1, 1.5, -.1, INF):
+    for wrong in (*NO_INTEGER, -1, 1, 1.5, -0.1, INF):
         yield 'drop_path_rate', wrong
-    for wrong in (None, 'BN', 3, [], {}, dict(type='LN'), dict(type=None),
-                  dict(type=['BN']), dict(type='BN',
-                                          window=3), dict(type='BN', eps=-1),
-                  dict(type='BN', eps='1'), dict(type='BN', momentum='x'),
-                  dict(type='BN',
-                       affine='no'), dict(type='BN', requires_grad=1), {
-                           'type': 'BN',
-                           3: 4
-                       }, dict(type='BN', num_features=8)):
+    for wrong in (
+        None,
+        'BN',
+        3,
+        [],
+        {},
+        dict(type='LN'),
+        dict(type=None),
+        dict(type=['BN']),
+        dict(type='BN', window=3),
+        dict(type='BN', eps=-1),
+        dict(type='BN', eps='1'),
+        dict(type='BN', momentum='x'),
+        dict(type='BN', affine='no'),
+        dict(type='BN', requires_grad=1),
+        {'type': 'BN', 3: 4},
+        dict(type='BN', num_features=8),
+    ):
         yield 'norm_cfg', wrong
     for name in ('norm_eval', 'with_cp'):
         for wrong in NO_FLAG:
@@ -202,8 +248,7 @@ def broken_arguments(arguments):
 
 
 def break_argument(arguments, name, wrong):
-    if isinstance(wrong, tuple) and len(wrong) == 2 and isinstance(
-            wrong[0], str):
+    if isinstance(wrong, tuple) and len(wrong) == 2 and isinstance(wrong[0], str):
         return {**arguments, wrong[0]: wrong[1]}
     if isinstance(wrong, dict) and 'depths' in wrong:
         # Elsewhere what is given for each stage would be refused first.
@@ -214,10 +259,24 @@ def break_argument(arguments, name, wrong):
 
 def broken_images(x):
     n, c, h, w = x.shape
-    for wrong in (None, 'x', 3, x.numpy(), [x], x.long(), x.bool(),
-                  x.to(torch.complex64), x[0] if n else x[:, 0], x[None],
-                  x[:, :0], torch.cat([x, x], dim=1), x[:, :, :31], x[..., :1],
-                  x[:, :, :0], x.new_zeros(())):
+    for wrong in (
+        None,
+        'x',
+        3,
+        x.numpy(),
+        [x],
+        x.long(),
+        x.bool(),
+        x.to(torch.complex64),
+        x[0] if n else x[:, 0],
+        x[None],
+        x[:, :0],
+        torch.cat([x, x], dim=1),
+        x[:, :, :31],
+        x[..., :1],
+        x[:, :, :0],
+        x.new_zeros(()),
+    ):
         yield wrong
 
 
@@ -229,14 +288,16 @@ def test_backbone():
         arguments = data.draw(backbone_arguments())
         kind = data.draw(st.integers(0, 7))
         if kind < 3:
-            name, wrong = data.draw(
-                st.sampled_from(list(broken_arguments(arguments))))
+            name, wrong = data.draw(st.sampled_from(list(broken_arguments(arguments))))
             broken = break_argument(arguments, name, wrong)
             build = data.draw(
-                st.sampled_from([
-                    lambda: BiFormer(**broken),
-                    lambda: MODELS.build(dict(type='BiFormer', **broken))
-                ]))
+                st.sampled_from(
+                    [
+                        lambda: BiFormer(**broken),
+                        lambda: MODELS.build(dict(type='BiFormer', **broken)),
+                    ]
+                )
+            )
             refuse(build, name)
             return
         x = data.draw(images(arguments['in_channels']))
@@ -264,10 +325,10 @@ def check_forward(data, arguments, x):
     try:
         outs = model(x)
     except ValueError as error:  # PyTorch's, and documented
-        sync = model.training and arguments.get('norm_cfg',
-                                                {}).get('type') == 'SyncBN'
-        expected = ('expected input tensor to be on'
-                    if sync else 'Expected more than 1 value per channel')
+        sync = model.training and arguments.get('norm_cfg', {}).get('type') == 'SyncBN'
+        expected = (
+            'expected input tensor to be on' if sync else 'Expected more than 1 value per channel'
+        )
         assert expected in str(error) and '\n' not in str(error)
         assert sync or len(x) <= 1
         COUNTS['error'] += 1

@@ -1,4 +1,5 @@
 """Random and damaged input: refused in a sentence, and nothing left behind."""
+
 import collections
 import hashlib
 import os
@@ -11,8 +12,12 @@ from hypothesis import strategies as st
 from random_cases import cases
 from tool_runner import ROOT, load_module
 
-from biformer_mm.checkpoint import (CheckpointError, convert_model,
-                                    convert_state_dict, read_checkpoint)
+from biformer_mm.checkpoint import (
+    CheckpointError,
+    convert_model,
+    convert_state_dict,
+    read_checkpoint,
+)
 from biformer_mm.models import BiFormer
 
 pytestmark = pytest.mark.faults
@@ -26,39 +31,63 @@ ARCH = dict(
     mlp_ratio=2,
     head_dim=4,
     stem='conv',
-    pos_conv=True)
-WEIGHTS = BiFormer(ARCH, out_indices=(1, ), out_norm='LN').state_dict()
+    pos_conv=True,
+)
+WEIGHTS = BiFormer(ARCH, out_indices=(1,), out_norm='LN').state_dict()
 PIECES = [
-    'backbone.', 'module.', 'ema_', 'stages.0.', 'stages.1.0.', 'norm1.',
-    'norm.', 'qkv.', 'weight', 'bias', 'downsample_layers.', '0.', '9' * 5000,
-    'head.', 'aux_head.', 'neck.lateral_convs.0.conv.weight', 'decode_head.',
-    'bbox_head.', 'extra_norms.', '\n', '\0', '٣', '.', ''
+    'backbone.',
+    'module.',
+    'ema_',
+    'stages.0.',
+    'stages.1.0.',
+    'norm1.',
+    'norm.',
+    'qkv.',
+    'weight',
+    'bias',
+    'downsample_layers.',
+    '0.',
+    '9' * 5000,
+    'head.',
+    'aux_head.',
+    'neck.lateral_convs.0.conv.weight',
+    'decode_head.',
+    'bbox_head.',
+    'extra_norms.',
+    '\n',
+    '\0',
+    '٣',
+    '.',
+    '',
 ]
 NAMES = (
     st.sampled_from(sorted(WEIGHTS))
     | st.lists(st.sampled_from(PIECES), max_size=5).map(''.join)
-    | st.text(max_size=8))
+    | st.text(max_size=8)
+)
 KEYS = NAMES | st.sampled_from([None, 3, 2.5, True, (1, 2), b'weight'])
-TENSORS = st.sampled_from([
-    torch.zeros(()),
-    torch.zeros(0),
-    torch.zeros(8),
-    torch.zeros(8, 16),
-    torch.zeros(24, 8, 1, 1),
-    torch.zeros(8, 3, 3),
-    torch.zeros(2, dtype=torch.bool),
-    torch.zeros(4, device='meta'),
-    torch.zeros(2, dtype=torch.complex64),
-])
+TENSORS = st.sampled_from(
+    [
+        torch.zeros(()),
+        torch.zeros(0),
+        torch.zeros(8),
+        torch.zeros(8, 16),
+        torch.zeros(24, 8, 1, 1),
+        torch.zeros(8, 3, 3),
+        torch.zeros(2, dtype=torch.bool),
+        torch.zeros(4, device='meta'),
+        torch.zeros(2, dtype=torch.complex64),
+    ]
+)
 PLAIN = st.sampled_from([None, 3, 'x', [], {}, [1], b'x', object])
 STATES = st.dictionaries(KEYS, TENSORS | PLAIN, max_size=6)
 NESTED = st.recursive(
     STATES | PLAIN | TENSORS,
     lambda inner: st.dictionaries(
-        st.sampled_from(['state_dict', 'model', 'meta', 'optimizer', 7]),
-        inner,
-        max_size=3),
-    max_leaves=4)
+        st.sampled_from(['state_dict', 'model', 'meta', 'optimizer', 7]), inner, max_size=3
+    ),
+    max_leaves=4,
+)
 
 
 @st.composite
@@ -106,8 +135,7 @@ def test_files_are_read_or_refused(tmp_path):
     contents = [b'', b'PK\x03\x04', b'\x80\x02', b'<html>']
     for options in ({}, dict(_use_new_zipfile_serialization=False)):
         path = tmp_path / 'whole.pth'
-        torch.save(dict(meta=dict(epoch=3), state_dict=WEIGHTS), path,
-                   **options)
+        torch.save(dict(meta=dict(epoch=3), state_dict=WEIGHTS), path, **options)
         contents.append(path.read_bytes())
     path.unlink()
     path = tmp_path / 'checkpoint.pth'
@@ -117,7 +145,7 @@ def test_files_are_read_or_refused(tmp_path):
     def check(data):
         content = data.draw(st.sampled_from(contents[-2:] + contents))
         if data.draw(st.booleans()):
-            content = content[:data.draw(st.integers(0, len(content)))]
+            content = content[: data.draw(st.integers(0, len(content)))]
         content = bytearray(content)
         for _ in range(data.draw(st.integers(0, 8))):
             if content:
@@ -143,18 +171,47 @@ def test_files_are_read_or_refused(tmp_path):
 
 # ---- command lines ----
 
-TOOLS = sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / 'tools').rglob('*.py'))
+TOOLS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'tools').rglob('*.py'))
 CONFIG = str(ROOT / 'configs' / 'retinanet_biformer_demo.py')
 BAD_VALUES = [
-    '', 'nothing.py', '.', '-1', '0', '9' * 40, 'nan', '1.5', '\n', 'x' * 300,
-    'ü', '--', '/dev/null/x'
+    '',
+    'nothing.py',
+    '.',
+    '-1',
+    '0',
+    '9' * 40,
+    'nan',
+    '1.5',
+    '\n',
+    'x' * 300,
+    'ü',
+    '--',
+    '/dev/null/x',
 ]
 OPTIONS = [
-    '--out', '--shape', '--device', '--checkpoint', '--cfg-options', '--force',
-    '--work-dir', '--launcher', '--unknown', '--amp', '--task', '--topk',
-    '--sizes', '--smooth', '--keys', '--json', '--splits', '--workers',
-    '--lock', '--query', '--stage', '--variant', '--score-thr'
+    '--out',
+    '--shape',
+    '--device',
+    '--checkpoint',
+    '--cfg-options',
+    '--force',
+    '--work-dir',
+    '--launcher',
+    '--unknown',
+    '--amp',
+    '--task',
+    '--topk',
+    '--sizes',
+    '--smooth',
+    '--keys',
+    '--json',
+    '--splits',
+    '--workers',
+    '--lock',
+    '--query',
+    '--stage',
+    '--variant',
+    '--score-thr',
 ]
 
 
@@ -179,9 +236,7 @@ def test_command_lines_are_refused(tool, tmp_path, monkeypatch, capsys):
     before = checkout()
 
     @cases(30)
-    @given(
-        st.lists(
-            st.sampled_from(BAD_VALUES + OPTIONS + [CONFIG]), max_size=7))
+    @given(st.lists(st.sampled_from(BAD_VALUES + OPTIONS + [CONFIG]), max_size=7))
     def check(words):
         # Always too much, so that parsing is all that is ever done.
         words = [w for w in words if w != '--'] + ['--no-such-option']

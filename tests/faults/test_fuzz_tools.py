@@ -1,5 +1,6 @@
 """Command lines that parse but are wrong: each tool ends in one sentence, and
 leaves every file as it was."""
+
 import collections
 import hashlib
 import itertools
@@ -23,8 +24,8 @@ from mmengine.logging import MMLogger
 from tool_runner import ROOT, load_module
 from wrong_input import CONFIGS, SPELT, TASKS, TOOLS
 
+from biformer_mm.apis.model import build_model
 from biformer_mm.datasets import make_shapes
-from biformer_mm.engine.models import build_model
 
 pytestmark = pytest.mark.faults
 
@@ -37,20 +38,25 @@ def place(tmp_path_factory):
     """Names of right and wrong files, all in one folder; `root` is it."""
     root = tmp_path_factory.mktemp('place')
     box = root / 'a box with ü'
-    for name in ('empty', 'folder.py', 'folder.pkl', 'folder.png', 'tmp',
-                 'cwd', 'bad_logs/1/vis_data', 'binary_logs/1/vis_data',
-                 'logs/1/vis_data'):
+    for name in (
+        'empty',
+        'folder.py',
+        'folder.pkl',
+        'folder.png',
+        'tmp',
+        'cwd',
+        'bad_logs/1/vis_data',
+        'binary_logs/1/vis_data',
+        'logs/1/vis_data',
+    ):
         (box / name).mkdir(parents=True)
     (box / 'bad_logs/1/vis_data/1.json').write_text('{"iter": []}\n[]\n{')
     (box / 'binary_logs/1/vis_data/1.json').write_bytes(b'\0\xff' * 99)
-    (box / 'logs/1/vis_data/1.json'
-     ).write_text('{"loss": 1.0, "iter": 1, "lr": 0.1}\n')
+    (box / 'logs/1/vis_data/1.json').write_text('{"loss": 1.0, "iter": 1, "lr": 0.1}\n')
     for name, content in CONFIGS.items():
-        (box / name).write_bytes(
-            content if isinstance(content, bytes) else content.encode())
+        (box / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     names = dict(root=root, box=box, image=box / 'image.jpg')
-    image = np.random.default_rng(0).integers(
-        0, 255, (48, 64, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     # Not imwrite, which takes no such names on every system.
     names['image'].write_bytes(cv2.imencode('.jpg', image)[1].tobytes())
     for suffix in ('pth', 'jpg'):
@@ -60,11 +66,8 @@ def place(tmp_path_factory):
     layouts = dict(det='coco', seg='ade20k', cls='imagenet')
     for task, config in TASKS.items():
         data = make_shapes(
-            box / 'data' / task,
-            layouts[task],
-            num_train=16,
-            num_val=16,
-            image_size=64)
+            box / 'data' / task, layouts[task], num_train=16, num_val=16, image_size=64
+        )
         names[task] = box / f'{task}.py'
         names[task].write_text(config_text(task, config, data))
         torch.manual_seed(0)
@@ -72,26 +75,26 @@ def place(tmp_path_factory):
         names[f'{task}_pth'] = box / f'{task}.pth'
         torch.save(dict(state_dict=model.state_dict()), box / f'{task}.pth')
     half = names['cls_pth'].read_bytes()
-    (box / 'half.pth').write_bytes(half[:len(half) // 2])
-    torch.save(
-        dict(state_dict={'a.weight': torch.zeros(2)}), box / 'other.pth')
+    (box / 'half.pth').write_bytes(half[: len(half) // 2])
+    torch.save(dict(state_dict={'a.weight': torch.zeros(2)}), box / 'other.pth')
     torch.save(dict(state_dict={}, code=RunsCode()), box / 'runs_code.pth')
     return {name: str(path) for name, path in names.items()}
 
 
 class RunsCode:
-
     def __reduce__(self):
-        return os.mkdir, ('was run', )
+        return os.mkdir, ('was run',)
 
 
 def config_text(task, config, data):
     """A demo on other data, loaded in its own process."""
     lines = [f"_base_ = {str(ROOT / 'configs' / config)!r} + '.py'"]
     for split in ('train', 'val', 'test'):
-        lines.append(f'{split}_dataloader = dict(batch_size=2, num_workers=0,'
-                     ' persistent_workers=False, '
-                     f"dataset=dict(data_root={str(data)!r} + '/'))")
+        lines.append(
+            f'{split}_dataloader = dict(batch_size=2, num_workers=0,'
+            ' persistent_workers=False, '
+            f"dataset=dict(data_root={str(data)!r} + '/'))"
+        )
         if task == 'det' and split != 'train':
             path = data / 'annotations' / 'instances_val.json'
             lines.append(f'{split}_evaluator = dict(ann_file={str(path)!r})')
@@ -173,9 +176,7 @@ def commands(tool):
     """A command line that is right; and what to replace, one argument at a
     time, then two."""
     good, wrong = TOOLS[tool]
-    cases = [{
-        name: value
-    } for name, values in wrong.items() for value in values]
+    cases = [{name: value} for name, values in wrong.items() for value in values]
     draw = random.Random(tool)
     for _ in range(PAIRS):
         pair = draw.sample(sorted(wrong), 2)
@@ -236,27 +237,23 @@ def test_wrong_arguments_end_in_a_sentence(tool, place, call):
     assert not failures, '\n'.join(failures)
 
 
-@pytest.mark.parametrize('tool, case', [
-    ('train.py', {
-        '--cfg-options': ['model.backbone.topks=x']
-    }),
-    ('infer.py', {
-        '--config': '{box}/raises.py'
-    }),
-    ('analysis_tools/get_flops.py', {
-        'config': '{box}/exits.py'
-    }),
-])
+@pytest.mark.parametrize(
+    'tool, case',
+    [
+        ('train.py', {'--cfg-options': ['model.backbone.topks=x']}),
+        ('infer.py', {'--config': '{box}/raises.py'}),
+        ('analysis_tools/get_flops.py', {'config': '{box}/exits.py'}),
+    ],
+)
 def test_in_a_process_of_its_own(tool, case, place, tmp_path):
     """As a user sees it: the sentence comes last, with status 1."""
     before = snapshot(place['root'])
-    result = subprocess.run([
-        sys.executable, ROOT / 'tools' / tool,
-        *words_of(place, TOOLS[tool][0], case)
-    ],
-                            cwd=tmp_path,
-                            capture_output=True,
-                            text=True)
+    result = subprocess.run(
+        [sys.executable, ROOT / 'tools' / tool, *words_of(place, TOOLS[tool][0], case)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     *_, last = result.stderr.splitlines()
     assert result.returncode == 1
     assert last.startswith(f'{os.path.basename(tool)}: error: ')

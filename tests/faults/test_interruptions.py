@@ -2,6 +2,7 @@
 
 All is compared with one run that nothing disturbed.
 """
+
 import json
 import os
 import random
@@ -18,7 +19,7 @@ from process_runner import start_two
 from tool_runner import ROOT, TRUST
 
 from biformer_mm.datasets import make_shapes
-from biformer_mm.engine.saving import find_whole_checkpoint, is_whole
+from biformer_mm.engine.hooks.whole_checkpoint_hook import find_whole_checkpoint, is_whole
 
 pytestmark = pytest.mark.faults
 
@@ -67,14 +68,19 @@ class Training:
             return subprocess.Popen(
                 [
                     sys.executable,
-                    str(ROOT / 'tools/train.py'), self.config, '--work-dir',
-                    str(self.work_dir), *resume, *args
+                    str(ROOT / 'tools/train.py'),
+                    self.config,
+                    '--work-dir',
+                    str(self.work_dir),
+                    *resume,
+                    *args,
                 ],
                 cwd=self.folder,
                 env=dict(os.environ, OMP_NUM_THREADS='1'),
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True)  # a group, with the loaders' workers
+                start_new_session=True,
+            )  # a group, with the loaders' workers
 
     def run(self, *args, status=0):
         self.expect(self.start(*args), status)
@@ -106,8 +112,7 @@ class Training:
             for line in path.read_text().splitlines(keepends=True):
                 entry = json.loads(line) if line.endswith('\n') else {}
                 if 'loss' in entry:
-                    steps.setdefault(entry['step'],
-                                     []).append([entry[key] for key in LOGGED])
+                    steps.setdefault(entry['step'], []).append([entry[key] for key in LOGGED])
         return steps
 
     def step(self):
@@ -146,8 +151,7 @@ def assert_same_end(training, whole):
     name = whole.whole()
     assert training.whole() == name
     end, expected = training.load(name), whole.load(name)
-    for part in ('state_dict', 'ema_state_dict', 'optimizer',
-                 'param_schedulers'):
+    for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
         assert_equal(end[part], expected[part], part)
     for counter in ('epoch', 'iter'):
         assert end['meta'][counter] == expected['meta'][counter], counter
@@ -161,15 +165,9 @@ def assert_same_end(training, whole):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('interruptions')
-    make_shapes(
-        folder / 'data/shapes/imagenet',
-        'imagenet',
-        4 * BATCHES,
-        32,
-        image_size=64)
+    make_shapes(folder / 'data/shapes/imagenet', 'imagenet', 4 * BATCHES, 32, image_size=64)
     (folder / 'epochs.py').write_text(CONFIG)
-    (folder / 'iterations.py').write_text("_base_ = './epochs.py'\n" +
-                                          ITERATIONS)
+    (folder / 'iterations.py').write_text("_base_ = './epochs.py'\n" + ITERATIONS)
     return folder
 
 
@@ -210,8 +208,8 @@ def reach(phase, training, process, chance):
         return wait(process, lambda: training.step() >= step)
     if phase == 'checkpoint':
         return wait(
-            process, lambda: training.names('*.tmp') or training.names(
-                'epoch_*.pth') != saved, 0)
+            process, lambda: training.names('*.tmp') or training.names('epoch_*.pth') != saved, 0
+        )
     came = wait(process, lambda: training.names('epoch_*.pth') != saved)
     time.sleep(chance * 0.25)
     return came
@@ -243,7 +241,7 @@ def test_killed_runs_are_resumed_bit_for_bit(folder, whole, tmp_path, capsys):
         for _ in range(EPOCHS):
             phases += chances.sample(['start-up', 'step', 'checkpoint'], 3)
             phases.append('evaluation')
-        for phase in phases[:min(KILLS // 2, KILLS - len(kills))]:
+        for phase in phases[: min(KILLS // 2, KILLS - len(kills))]:
             before = training.names('*.pth*')
             process = training.start()
             if not reach(phase, training, process, chances.random()):
@@ -263,8 +261,10 @@ def test_killed_runs_are_resumed_bit_for_bit(folder, whole, tmp_path, capsys):
         assert_same_end(training, whole)
         assert set(training.scalars()) == set(whole.scalars())
     with capsys.disabled():
-        print(f'\n{len(kills)} kills in {runs} runs: {dict(Counter(kills))}; '
-              f'iterations lost by each, of {BATCHES} in an epoch: {lost}')
+        print(
+            f'\n{len(kills)} kills in {runs} runs: {dict(Counter(kills))}; '
+            f'iterations lost by each, of {BATCHES} in an epoch: {lost}'
+        )
     assert len(set(kills)) == 4 and max(lost) <= BATCHES
 
 
@@ -277,25 +277,20 @@ def end_by_signal(training, number, step, to_group):
     return training.whole()
 
 
-@pytest.mark.parametrize('number, to_group', [(signal.SIGTERM, True),
-                                              (signal.SIGUSR1, False)])
-def test_a_signal_ends_within_an_epoch_and_it_is_resumed(
-        number, to_group, folder, whole, tmp_path):
+@pytest.mark.parametrize('number, to_group', [(signal.SIGTERM, True), (signal.SIGUSR1, False)])
+def test_a_signal_ends_within_an_epoch_and_it_is_resumed(number, to_group, folder, whole, tmp_path):
     training = Training(folder, tmp_path)
     name = end_by_signal(training, number, BATCHES + 3, to_group)
     done = training.step()
     assert BATCHES + 3 <= done < 2 * BATCHES
     assert name == f'epoch_1_iter_{done}.pth'
-    assert f'{number.name} ends the run: iteration {done} is saved to ' in (
-        training.output())
+    assert f'{number.name} ends the run: iteration {done} is saved to ' in (training.output())
     training.run()
     assert_same_end(training, whole)
     assert all(len(values) == 1 for values in training.scalars().values())
 
 
-def test_a_signal_ends_iterations_and_they_are_resumed(folder,
-                                                       whole_iterations,
-                                                       tmp_path):
+def test_a_signal_ends_iterations_and_they_are_resumed(folder, whole_iterations, tmp_path):
     training = Training(folder, tmp_path, 'iterations.py')
     name = end_by_signal(training, signal.SIGUSR1, 13, True)
     assert name == f'iter_{training.step()}.pth'
@@ -304,8 +299,7 @@ def test_a_signal_ends_iterations_and_they_are_resumed(folder,
     assert all(len(values) == 1 for values in training.scalars().values())
 
 
-def test_killed_iterations_are_resumed_bit_for_bit(folder, whole_iterations,
-                                                   tmp_path):
+def test_killed_iterations_are_resumed_bit_for_bit(folder, whole_iterations, tmp_path):
     training = Training(folder, tmp_path, 'iterations.py')
     for step in sorted(random.Random(1).sample(range(1, MAX_ITERS - 1), 3)):
         process = training.start()
@@ -329,7 +323,8 @@ def test_a_signal_to_one_process_ends_all(folder, tmp_path):
         'train_cfg.val_interval=500',
         'default_hooks.checkpoint.interval=500',
         cwd=folder,
-        OMP_NUM_THREADS='1')
+        OMP_NUM_THREADS='1',
+    )
     try:
         assert wait(processes[0], lambda: training.step() >= 2)
         processes[1].send_signal(signal.SIGUSR1)
@@ -350,10 +345,10 @@ def small_disk(whole, tmp_path):
     def mount(checkpoints, *options):
         options = ','.join((*options, f'size={int(checkpoints * size)}'))
         return subprocess.run(
-            ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs',
-             str(tmp_path)],
+            ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(tmp_path)],
             stderr=subprocess.PIPE,
-            text=True)
+            text=True,
+        )
 
     result = mount(1.5)
     if result.returncode:
@@ -363,31 +358,31 @@ def small_disk(whole, tmp_path):
 
 
 @pytest.mark.parametrize('on_failure', ['stop', 'go_on'])
-def test_a_full_disk_costs_no_checkpoint(on_failure, folder, whole,
-                                         small_disk):
+def test_a_full_disk_costs_no_checkpoint(on_failure, folder, whole, small_disk):
     work_dir, enlarge = small_disk
     training = Training(folder, work_dir)
     training.run(
         '--cfg-options',
         f'default_hooks.checkpoint.on_failure={on_failure}',
-        status=1 if on_failure == 'stop' else 0)
+        status=1 if on_failure == 'stop' else 0,
+    )
     output = training.output()
     for epoch in range(2, EPOCHS + 1):
-        told = (f'the checkpoint of step {epoch} cannot be written to '
-                f'{work_dir} (No space left on device); the last whole one is '
-                f'{work_dir}/epoch_1.pth')
+        told = (
+            f'the checkpoint of step {epoch} cannot be written to '
+            f'{work_dir} (No space left on device); the last whole one is '
+            f'{work_dir}/epoch_1.pth'
+        )
         assert (told in output) == (epoch == 2 or on_failure == 'go_on')
     assert 'Traceback' not in output
     assert training.names('*.pth*') == ['epoch_1.pth']
-    assert (work_dir /
-            'last_checkpoint').read_text() == (f'{work_dir}/epoch_1.pth')
+    assert (work_dir / 'last_checkpoint').read_text() == (f'{work_dir}/epoch_1.pth')
     enlarge()
     training.run()
     assert_same_end(training, whole)
 
 
-def test_a_disk_without_room_for_the_log_ends_the_run(folder, whole,
-                                                      small_disk):
+def test_a_disk_without_room_for_the_log_ends_the_run(folder, whole, small_disk):
     work_dir, enlarge = small_disk
     training = Training(folder, work_dir)
     process = training.start()

@@ -1,4 +1,5 @@
 """However long a run is, it holds no more memory, handles and processes."""
+
 import ctypes
 import functools
 import gc
@@ -19,10 +20,9 @@ from mmengine.config import Config
 from tool_runner import ROOT
 
 from biformer_mm.datasets import make_shapes
-from biformer_mm.engine import launch
+from biformer_mm.engine.runner import launch
 from biformer_mm.models import BiFormer
-from biformer_mm.ops import (available_backends, partition, region_attention,
-                             routing_index)
+from biformer_mm.ops import available_backends, partition, region_attention, routing_index
 from biformer_mm.ops.dispatch import _BACKENDS
 
 pytestmark = pytest.mark.faults
@@ -34,8 +34,7 @@ GROWTH = 2 << 20
 DEVICES = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
 WORKERS, EPOCHS = 8, 50
 
-linux = pytest.mark.skipif(
-    not sys.platform.startswith('linux'), reason='it looks into /proc')
+linux = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='it looks into /proc')
 
 # ---- memory ----
 
@@ -71,30 +70,28 @@ def assert_flat(call, calls, device, capsys):
         looks.append(used())
         reserved.append(torch.cuda.memory_reserved())
     tenth = LOOKS // 10
-    first, last = (
-        statistics.median(x) for x in (looks[:tenth], looks[-tenth:]))
+    first, last = (statistics.median(x) for x in (looks[:tenth], looks[-tenth:]))
     with capsys.disabled():
         print(
             f'\n{calls} calls on {device}: {first / 2**20:.2f} MiB, then '
             f'{last / 2**20:.2f}, '
             f'{(last - first) / calls / 0.9 * 1000 / 2**10:+.1f} KiB per '
             f'1,000 calls; all within {(max(looks) - min(looks)) / 2**20:.2f}'
-            f' MiB; {tensors[0]} tensors, {threads} threads')
+            f' MiB; {tensors[0]} tensors, {threads} threads'
+        )
     assert live_tensors() == tensors
     assert psutil.Process().num_threads() <= threads
     if device == 'cuda':
         assert looks == looks[:1] * LOOKS
-        assert max(reserved[LOOKS // 2:]) == reserved[LOOKS // 2]
+        assert max(reserved[LOOKS // 2 :]) == reserved[LOOKS // 2]
     else:
         assert last - first < GROWTH
 
 
-def attend(backend, device, regions, tokens, batch, heads, topk, valid_size,
-           attend_padding):
+def attend(backend, device, regions, tokens, batch, heads, topk, valid_size, attend_padding):
     """Run the op on a random map, forward and backward."""
     side, channels = regions * tokens, 8 * heads
-    maps = torch.randn(
-        batch, side, side, 3 * channels, device=device, requires_grad=True)
+    maps = torch.randn(batch, side, side, 3 * channels, device=device, requires_grad=True)
     query, key, value = (partition(x, regions) for x in maps.chunk(3, dim=-1))
     out = region_attention(
         query,
@@ -105,7 +102,8 @@ def attend(backend, device, regions, tokens, batch, heads, topk, valid_size,
         scale=0.3,
         valid_size=valid_size,
         attend_padding=attend_padding,
-        backend=backend)
+        backend=backend,
+    )
     out.square().sum().backward()
     assert maps.grad is not None
 
@@ -114,9 +112,13 @@ def backends(device):
     """Those that run there; Triton's interpreter is none."""
     query = torch.zeros(1, 1, 1, 1, 1, 8, device=device)
     return [
-        'auto', *(name for name in available_backends()
-                  if not (device == 'cpu' and name == 'triton')
-                  and not _BACKENDS[name].unsupported_reason(query, 1))
+        'auto',
+        *(
+            name
+            for name in available_backends()
+            if not (device == 'cpu' and name == 'triton')
+            and not _BACKENDS[name].unsupported_reason(query, 1)
+        ),
     ]
 
 
@@ -131,10 +133,16 @@ def test_calls_of_the_op_leave_memory_flat(device, capsys):
         side = regions * tokens
         valid_size = rng.randint(1, side), rng.randint(1, side)
         attend(
-            rng.choice(names), device, regions, tokens, rng.randint(1, 2),
-            rng.randint(1, 4), rng.randint(1, regions**2),
+            rng.choice(names),
+            device,
+            regions,
+            tokens,
+            rng.randint(1, 2),
+            rng.randint(1, 4),
+            rng.randint(1, regions**2),
             rng.choice([None, valid_size]),
-            rng.random() < 0.5)
+            rng.random() < 0.5,
+        )
 
     for name in names:  # the largest
         attend(name, device, 5, 4, 2, 4, 25, None, False)
@@ -155,13 +163,17 @@ def test_calls_of_the_backbone_leave_memory_flat(device, capsys):
                 mlp_ratio=2,
                 head_dim=8,
                 stem=stem,
-                pos_conv=True),
+                pos_conv=True,
+            ),
             num_regions=num_regions,
-            padding=padding).to(device)
-        for stem, num_regions, padding in (('conv', 3, 'legacy'), ('patch', 3,
-                                                                   'masked'),
-                                           ('patch', 'auto', 'legacy'),
-                                           ('conv', 'auto', 'masked'))
+            padding=padding,
+        ).to(device)
+        for stem, num_regions, padding in (
+            ('conv', 3, 'legacy'),
+            ('patch', 3, 'masked'),
+            ('patch', 'auto', 'legacy'),
+            ('conv', 'auto', 'masked'),
+        )
     ]
 
     def run(net, batch, height, width):
@@ -170,9 +182,7 @@ def test_calls_of_the_backbone_leave_memory_flat(device, capsys):
         net.zero_grad(set_to_none=True)
 
     def call():
-        run(
-            rng.choice(nets), rng.randint(2, 3), rng.randint(32, largest),
-            rng.randint(32, largest))
+        run(rng.choice(nets), rng.randint(2, 3), rng.randint(32, largest), rng.randint(32, largest))
 
     for net in nets:
         run(net, 3, largest, largest)
@@ -182,14 +192,16 @@ def test_calls_of_the_backbone_leave_memory_flat(device, capsys):
 def test_no_cache_grows_without_bound():
     """A cache by size of map must forget."""
     caches = [
-        x for x in gc.get_objects()
+        x
+        for x in gc.get_objects()
         if type(x) is functools._lru_cache_wrapper  # no call of __class__
         and x.__module__.startswith('biformer_mm')
     ]
     assert caches
     for cache in caches:
-        assert (cache.cache_info().maxsize is not None
-                or not inspect.signature(cache).parameters), cache
+        assert cache.cache_info().maxsize is not None or not inspect.signature(cache).parameters, (
+            cache
+        )
 
 
 # ---- the loader ----
@@ -211,8 +223,7 @@ def held_by_all():
     me = psutil.Process()
     children = me.children(recursive=True)
     each = [held(x) for x in children] or [(0, 0, 0)]
-    return (*held(me), len(children), *map(sum, zip(*each)),
-            len(shared_memory()))
+    return (*held(me), len(children), *map(sum, zip(*each)), len(shared_memory()))
 
 
 def settles(condition, seconds=10):
@@ -235,12 +246,14 @@ def sharing(request):
 @linux
 @pytest.mark.parametrize(
     'task, layout, persistent, sharing',
-    [('retinanet_biformer', 'coco', True, 'file_descriptor'),
-     ('retinanet_biformer', 'coco', False, 'file_descriptor'),
-     ('biformer', 'imagenet', True, 'file_system')],
-    indirect=['sharing'])
-def test_epochs_leak_no_handles(task, layout, persistent, sharing, tmp_path,
-                                capsys):
+    [
+        ('retinanet_biformer', 'coco', True, 'file_descriptor'),
+        ('retinanet_biformer', 'coco', False, 'file_descriptor'),
+        ('biformer', 'imagenet', True, 'file_system'),
+    ],
+    indirect=['sharing'],
+)
+def test_epochs_leak_no_handles(task, layout, persistent, sharing, tmp_path, capsys):
     """50 epochs of the demo's data with 8 workers, which stay or are started
     for each epoch."""
     data = make_shapes(tmp_path / layout, layout, 4 * WORKERS, 4, 64)
@@ -248,8 +261,7 @@ def test_epochs_leak_no_handles(task, layout, persistent, sharing, tmp_path,
     cfg.launcher, cfg.work_dir = 'none', str(tmp_path / 'work_dir')
     cfg.experiment_name = cfg.visualizer.name = cfg.work_dir
     cfg.log_level = logging.ERROR
-    cfg.train_dataloader.update(
-        batch_size=2, num_workers=WORKERS, persistent_workers=persistent)
+    cfg.train_dataloader.update(batch_size=2, num_workers=WORKERS, persistent_workers=persistent)
     cfg.train_dataloader.dataset.data_root = str(data)
     runner = launch.build_runner(cfg)
     me, entries = psutil.Process(), set(shared_memory())
@@ -267,22 +279,22 @@ def test_epochs_leak_no_handles(task, layout, persistent, sharing, tmp_path,
         pids.add(tuple(sorted(x.pid for x in me.children())))
     # The workers stayed, or went after each epoch.
     assert len(pids) == 1 and len(*pids) == WORKERS * persistent
-    first, last = ([statistics.median(x) for x in zip(*part)]
-                   for part in (epochs[1:11], epochs[-10:]))
+    first, last = (
+        [statistics.median(x) for x in zip(*part)] for part in (epochs[1:11], epochs[-10:])
+    )
     with capsys.disabled():
-        print(f'\n{task}, {persistent=}, {sharing}: before {before}, then '
-              f'{first}, {last}')
+        print(f'\n{task}, {persistent=}, {sharing}: before {before}, then {first}, {last}')
     assert all(b <= a for a, b in zip(first, last)), (first, last)
     del loader
-    assert settles(lambda: not (me.children() or set(shared_memory()) - entries
-                                )), me.children()
+    assert settles(lambda: not (me.children() or set(shared_memory()) - entries)), me.children()
     if sharing == 'file_descriptor':  # the other keeps a socket per worker
         assert settles(lambda: held_by_all() <= before), before
 
 
 @linux
-@pytest.mark.parametrize('end, status', [('exception', 1), (signal.SIGTERM, 0),
-                                         (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    'end, status', [('exception', 1), (signal.SIGTERM, 0), (signal.SIGKILL, -9)]
+)
 def test_no_worker_outlives_its_run(end, status, tmp_path):
     """The run ends within an epoch, when its workers have more batches for it
     than a pipe holds."""
@@ -292,23 +304,24 @@ def test_no_worker_outlives_its_run(end, status, tmp_path):
     entries = set(shared_memory())
     log = tmp_path / 'output.txt'
     with open(log, 'w') as output:
-        process = subprocess.Popen([
-            sys.executable,
-            str(ROOT / 'tools/train.py'),
-            str(ROOT / 'configs/retinanet_biformer_demo.py'),
-            '--cfg-options',
-            f'train_dataloader.num_workers={WORKERS}',
-            'train_dataloader.sampler.shuffle=False',
-            'default_hooks.logger.interval=1',
-        ],
-                                   cwd=tmp_path,
-                                   env=dict(os.environ, OMP_NUM_THREADS='1'),
-                                   stdout=output,
-                                   stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                str(ROOT / 'tools/train.py'),
+                str(ROOT / 'configs/retinanet_biformer_demo.py'),
+                '--cfg-options',
+                f'train_dataloader.num_workers={WORKERS}',
+                'train_dataloader.sampler.shuffle=False',
+                'default_hooks.logger.interval=1',
+            ],
+            cwd=tmp_path,
+            env=dict(os.environ, OMP_NUM_THREADS='1'),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     run, workers = psutil.Process(process.pid), []
     try:
-        while process.poll() is None and 'Epoch(train)  [1][ 2/' not in (
-                log.read_text()):
+        while process.poll() is None and 'Epoch(train)  [1][ 2/' not in (log.read_text()):
             workers = max(workers, run.children(), key=len)
             time.sleep(0.05)
         if end != 'exception':

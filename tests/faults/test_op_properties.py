@@ -1,5 +1,6 @@
 """The op over all of its arguments' values: a finite result that is the
 reference's, or an error of one line that names the argument."""
+
 import collections
 
 import numpy as np
@@ -7,11 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from random_cases import (INF, NAN, NO_FLAG, NO_INTEGER, NO_NAME, TOLERANCE,
-                          assert_equal, cases)
+from random_cases import INF, NAN, NO_FLAG, NO_INTEGER, NO_NAME, TOLERANCE, assert_equal, cases
 
-from biformer_mm.ops import (available_backends, cpu, cpu_chunked,
-                             region_attention)
+from biformer_mm.ops import available_backends, region_attention
+from biformer_mm.ops.backends import cpu, cpu_chunked
 from biformer_mm.ops.dispatch import _BACKENDS
 
 pytestmark = pytest.mark.faults
@@ -38,11 +38,9 @@ def op_inputs(draw, backends, dtypes):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
 
     def normal(*shape):
-        return torch.randn(
-            *shape, generator=generator, dtype=torch.float64).to(dtype)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
-    layout = draw(
-        st.sampled_from(['regions', 'map', 'fused', 'channels', 'expanded']))
+    layout = draw(st.sampled_from(['regions', 'map', 'fused', 'channels', 'expanded']))
     shape = n, sh, sw, h, w, c
     if layout == 'fused':  # slices of one projection of a map
         qkv = normal(n, sh * h, sw * w, 3 * c).chunk(3, dim=-1)
@@ -55,30 +53,25 @@ def op_inputs(draw, backends, dtypes):
     else:
         qkv = [normal(*shape) for _ in range(3)]
     if layout in ('fused', 'map'):
-        qkv = [
-            x.unflatten(2, (sw, w)).unflatten(1, (sh, h)).transpose(2, 3)
-            for x in qkv
-        ]
-    index = torch.randint(
-        regions, (n, regions, k), generator=generator).to(
-            draw(st.sampled_from([torch.int64, torch.int32])))
+        qkv = [x.unflatten(2, (sw, w)).unflatten(1, (sh, h)).transpose(2, 3) for x in qkv]
+    index = torch.randint(regions, (n, regions, k), generator=generator).to(
+        draw(st.sampled_from([torch.int64, torch.int32]))
+    )
     if draw(st.booleans()):
         index = index.transpose(1, 2).contiguous().transpose(1, 2)
-    valid_size = draw(
-        st.none() | st.tuples(st.integers(1, sh * h), st.integers(1, sw * w)))
+    valid_size = draw(st.none() | st.tuples(st.integers(1, sh * h), st.integers(1, sw * w)))
     integer = draw(st.sampled_from([int, np.int64, np.int16]))
     if valid_size is not None:
-        valid_size = draw(st.sampled_from([tuple, list]))(
-            map(integer, valid_size))
+        valid_size = draw(st.sampled_from([tuple, list]))(map(integer, valid_size))
     return dict(
         zip(('query', 'key', 'value'), qkv),
         region_index=index,
         num_heads=integer(heads),
-        scale=draw(st.floats(-3, 3)
-                   | st.sampled_from([0, 1, np.float32(.5)])),
+        scale=draw(st.floats(-3, 3) | st.sampled_from([0, 1, np.float32(0.5)])),
         valid_size=valid_size,
         attend_padding=draw(st.booleans()),
-        backend=draw(st.sampled_from(backends)))
+        backend=draw(st.sampled_from(backends)),
+    )
 
 
 def broken_op_inputs(inputs):
@@ -86,33 +79,70 @@ def broken_op_inputs(inputs):
     query, index = inputs['query'], inputs['region_index']
     sh, sw, h, w, c = query.shape[1:]
     for name in ('query', 'key', 'value'):
-        for wrong in (None, 2., 'x', [1.],
-                      query.numpy() if query.dtype == torch.float64 else {},
-                      query.long(), query.to(torch.complex64), query[..., 0],
-                      query.bool(), query[..., :0], query[:, :0],
-                      query.unsqueeze(0), query.to('meta'),
-                      torch.cat([query, query], dim=-1)):
-            if name == 'query' or not isinstance(
-                    wrong, torch.Tensor) or wrong.dtype != query.dtype or (
-                        wrong.shape != query.shape or wrong.is_meta):
+        for wrong in (
+            None,
+            2.0,
+            'x',
+            [1.0],
+            query.numpy() if query.dtype == torch.float64 else {},
+            query.long(),
+            query.to(torch.complex64),
+            query[..., 0],
+            query.bool(),
+            query[..., :0],
+            query[:, :0],
+            query.unsqueeze(0),
+            query.to('meta'),
+            torch.cat([query, query], dim=-1),
+        ):
+            if (
+                name == 'query'
+                or not isinstance(wrong, torch.Tensor)
+                or wrong.dtype != query.dtype
+                or (wrong.shape != query.shape or wrong.is_meta)
+            ):
                 yield name, wrong
-    for wrong in (None, 0, 'x', [[[0]]], index.float(), index.bool(),
-                  index.to(torch.uint8), index.to(torch.int16), index[..., 0],
-                  index[..., :0], index[:, :-1], index.to('meta'),
-                  index.repeat(1, 1, sh * sw + 1)):
+    for wrong in (
+        None,
+        0,
+        'x',
+        [[[0]]],
+        index.float(),
+        index.bool(),
+        index.to(torch.uint8),
+        index.to(torch.int16),
+        index[..., 0],
+        index[..., :0],
+        index[:, :-1],
+        index.to('meta'),
+        index.repeat(1, 1, sh * sw + 1),
+    ):
         yield 'region_index', wrong
     if len(index):
-        for wrong in (-1, sh * sw, 2**31 - 1, -2**31):
+        for wrong in (-1, sh * sw, 2**31 - 1, -(2**31)):
             other = index.clone()
             other[-1, -1, -1] = wrong
             yield 'region_index', other
     for wrong in (*NO_INTEGER, 0, -1, c + 1, 10**30):
         yield 'num_heads', wrong
-    for wrong in (None, '1', NAN, INF, -INF, True, [1.], query, 10**400, 1j):
+    for wrong in (None, '1', NAN, INF, -INF, True, [1.0], query, 10**400, 1j):
         yield 'scale', wrong
-    for wrong in (3, 'xx', (1, ), (1, 1, 1), (0, 1), (1, -1), (sh * h + 1, 1),
-                  (1, 10**30), (1., 1), ('1', 1), (True, 1), (None,
-                                                              None), {}, NAN):
+    for wrong in (
+        3,
+        'xx',
+        (1,),
+        (1, 1, 1),
+        (0, 1),
+        (1, -1),
+        (sh * h + 1, 1),
+        (1, 10**30),
+        (1.0, 1),
+        ('1', 1),
+        (True, 1),
+        (None, None),
+        {},
+        NAN,
+    ):
         yield 'valid_size', wrong
     for wrong in NO_FLAG:
         yield 'attend_padding', wrong
@@ -124,16 +154,12 @@ def check_op(data, backends, dtypes, what):
     inputs = data.draw(op_inputs(backends, dtypes))
     wrong = [None, *broken_op_inputs(inputs)]
     # A third of the cases.
-    wrong = data.draw(st.sampled_from(wrong)) if data.draw(st.integers(
-        0, 2)) == 0 else None
+    wrong = data.draw(st.sampled_from(wrong)) if data.draw(st.integers(0, 2)) == 0 else None
     if wrong:
         name, value = wrong
         # A tensor's error may be told of what it does not match.
         named = {'key': 'query, key and value', 'value': 'query, key and'}
-        texts = [
-            name,
-            named.get(name, name), 'at least 1', 'k must be', 'heads', 'C='
-        ]
+        texts = [name, named.get(name, name), 'at least 1', 'k must be', 'heads', 'C=']
         inputs[name] = value
         with pytest.raises(ValueError) as error:
             region_attention(**inputs)
@@ -156,11 +182,7 @@ def check_op(data, backends, dtypes, what):
     tensors = [x.detach().requires_grad_() for x in tensors]
     exact = [x.detach().double().requires_grad_() for x in tensors]
     out = region_attention(**{**inputs, **dict(zip(names, tensors))})
-    expected = region_attention(
-        **{
-            **inputs,
-            **dict(zip(names, exact)), 'backend': 'reference'
-        })
+    expected = region_attention(**{**inputs, **dict(zip(names, exact)), 'backend': 'reference'})
     assert out.shape == tensors[0].shape and out.dtype == tensors[0].dtype
     tolerance = TOLERANCE[out.dtype]
     assert_equal(out, expected, tolerance, 'output')
@@ -172,11 +194,9 @@ def check_op(data, backends, dtypes, what):
     COUNTS[f'{what}, result'] += 1
 
 
-@pytest.mark.parametrize('way, number', [('dense', 450), ('chunked', 400),
-                                         ('many tiles', 400)])
+@pytest.mark.parametrize('way, number', [('dense', 450), ('chunked', 400), ('many tiles', 400)])
 def test_op(way, number, monkeypatch):
-    monkeypatch.setattr(cpu, 'DENSE_TOKENS_PER_ROUTE',
-                        1000 if way == 'dense' else 0)
+    monkeypatch.setattr(cpu, 'DENSE_TOKENS_PER_ROUTE', 1000 if way == 'dense' else 0)
     if way == 'many tiles':
         monkeypatch.setattr(cpu_chunked, 'TILE_BYTES', 1)
     backends = ['auto', 'reference', 'sdpa', 'cpu']
@@ -192,14 +212,16 @@ def test_op(way, number, monkeypatch):
 
 
 def serves(backend, dtype):
-    return backend == 'auto' or _BACKENDS[backend].unsupported_reason(
-        torch.zeros(1, dtype=dtype), 1) is None
+    return (
+        backend == 'auto'
+        or _BACKENDS[backend].unsupported_reason(torch.zeros(1, dtype=dtype), 1) is None
+    )
 
 
 @pytest.mark.skipif(
-    'triton' not in available_backends()
-    or not serves('triton', torch.float32),
-    reason="Triton's kernels do not run on CPU tensors")
+    'triton' not in available_backends() or not serves('triton', torch.float32),
+    reason="Triton's kernels do not run on CPU tensors",
+)
 def test_op_in_triton():
     """Interpreted, which is slow: fewer cases; and has no bf16 products."""
     dtypes = [torch.float32, torch.float16]

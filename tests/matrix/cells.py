@@ -1,4 +1,5 @@
 """The columns of the matrix: how each tool is called, and what it promises."""
+
 import json
 import pickle
 import re
@@ -7,15 +8,15 @@ from pathlib import Path
 from typing import List, NamedTuple
 
 import cv2
-from mmengine.config import Config
-from tool_runner import TRUST
-
 from matrix.data import VAL
 from matrix.shrink import LONGER, unit_of
+from mmengine.config import Config
+from tool_runner import TRUST
 
 
 class Recipe(NamedTuple):
     """A shrunken config among its data; paths are from there."""
+
     path: str
     cfg: Config
 
@@ -50,36 +51,24 @@ class Recipe(NamedTuple):
 
 # What a user types, after `python tools/`, in the folder that holds data/.
 COMMANDS = {
-    'check_dataset':
-    'misc/check_dataset.py {config}',
-    'train':
-    'train.py {config} {launcher}',
-    'resume':
-    'train.py {config} {launcher} --resume {trust} --cfg-options {longer}',
-    'test':
-    'test.py {config} {checkpoint} {trust} --show-dir {out}/pictures '
+    'check_dataset': 'misc/check_dataset.py {config}',
+    'train': 'train.py {config} {launcher}',
+    'resume': 'train.py {config} {launcher} --resume {trust} --cfg-options {longer}',
+    'test': 'test.py {config} {checkpoint} {trust} --show-dir {out}/pictures '
     '--out {out}/predictions.pkl',
-    'tta':
-    'test.py {config} {checkpoint} {trust} --tta',
-    'infer':
-    'infer.py {picture} --config {config} --checkpoint {checkpoint} {trust} '
+    'tta': 'test.py {config} {checkpoint} {trust} --tta',
+    'infer': 'infer.py {picture} --config {config} --checkpoint {checkpoint} {trust} '
     '--out {out}/infer',
-    'routing':
-    'analysis_tools/visualize_routing.py {pictures} --config {config} '
+    'routing': 'analysis_tools/visualize_routing.py {pictures} --config {config} '
     '--checkpoint {checkpoint} {trust} --out {out}/routing',
-    'routing --html':
-    'analysis_tools/visualize_routing.py {picture} --config {config} '
+    'routing --html': 'analysis_tools/visualize_routing.py {picture} --config {config} '
     '--checkpoint {checkpoint} {trust} --html {out}/page.html',
-    'get_flops':
-    'analysis_tools/get_flops.py {config} --shape 256 256',
-    'export_onnx':
-    'deployment/export_onnx.py {config} {checkpoint} {trust} --shape 64 64 '
+    'get_flops': 'analysis_tools/get_flops.py {config} --shape 256 256',
+    'export_onnx': 'deployment/export_onnx.py {config} {checkpoint} {trust} --shape 64 64 '
     '--out {out}/whole.onnx',
-    'export_onnx --backbone':
-    'deployment/export_onnx.py {config} {checkpoint} {trust} --shape 64 64 '
+    'export_onnx --backbone': 'deployment/export_onnx.py {config} {checkpoint} {trust} --shape 64 64 '
     '--out {out}/backbone.onnx --backbone',
-    'plot_logs':
-    'analysis_tools/plot_logs.py {work_dir} --out {out}/curves.png',
+    'plot_logs': 'analysis_tools/plot_logs.py {work_dir} --out {out}/curves.png',
 }
 COLUMNS = tuple(COMMANDS)
 
@@ -90,16 +79,21 @@ def to_arguments(column: str, recipe: Recipe) -> List[str]:
     # DeepSpeed needs a launcher, and unpickles what it resumes from.
     sharded = 'strategy' in recipe.cfg
     trust = TRUST or (['--trust'] if sharded and column == 'resume' else [])
-    return COMMANDS[column].format(
-        config=recipe.path,
-        work_dir=recipe.work_dir,
-        checkpoint=recipe.checkpoint,
-        out=recipe.outputs,
-        picture=recipe.pictures[0],
-        pictures=' '.join(recipe.pictures),
-        longer=f'train_cfg.{unit}={LONGER[unit]}',
-        launcher='--launcher pytorch' if sharded else '',
-        trust=' '.join(trust)).split()
+    return (
+        COMMANDS[column]
+        .format(
+            config=recipe.path,
+            work_dir=recipe.work_dir,
+            checkpoint=recipe.checkpoint,
+            out=recipe.outputs,
+            picture=recipe.pictures[0],
+            pictures=' '.join(recipe.pictures),
+            longer=f'train_cfg.{unit}={LONGER[unit]}',
+            launcher='--launcher pytorch' if sharded else '',
+            trust=' '.join(trust),
+        )
+        .split()
+    )
 
 
 def check_promise(column: str, recipe: Recipe, said: str) -> None:
@@ -141,9 +135,9 @@ def _test(recipe: Recipe, said: str) -> None:
 
 def _has_metrics(recipe: Recipe, said: str) -> None:
     """In what it printed; a detector that finds no box has none."""
-    name = dict(
-        mmdet='coco/bbox_mAP', mmseg='mIoU',
-        mmpretrain='accuracy/top1')[recipe.cfg.default_scope]
+    name = dict(mmdet='coco/bbox_mAP', mmseg='mIoU', mmpretrain='accuracy/top1')[
+        recipe.cfg.default_scope
+    ]
     assert re.search(rf'\b{name}: \d', said), f'no {name}'
 
 
@@ -161,20 +155,20 @@ def _routing(recipe: Recipe, said: str) -> None:
 
 def _html(recipe: Recipe, said: str) -> None:
     page = (recipe.outputs / 'page.html').read_text()
-    data = json.loads(
-        re.search('<script id="data"[^>]*>(.*?)</script>', page, re.S)[1])
+    data = json.loads(re.search('<script id="data"[^>]*>(.*?)</script>', page, re.S)[1])
     assert data['title'] == Path(recipe.pictures[0]).name
     assert data['stages'] and all(x['routings'] for x in data['stages'])
 
 
 def _flops(recipe: Recipe, said: str) -> None:
-    line, = re.findall(r'^\| total .*', said, re.M)
+    (line,) = re.findall(r'^\| total .*', said, re.M)
     numbers = [int(x.replace(',', '')) for x in re.findall(r'[\d,]+', line)]
     assert len(numbers) == 3 and min(numbers) > 0, line
 
 
 def _export(recipe: Recipe, said: str, name: str) -> None:
     import onnx  # which old versions of PyTorch do without
+
     path = recipe.outputs / f'{name}.onnx'
     assert onnx.load(path).graph.output, path
     path.unlink()  # it is large
@@ -186,10 +180,7 @@ def _plot_logs(recipe: Recipe, said: str) -> None:
 
 
 def _are_pictures(folder: Path, count: int, pattern: str = '*') -> None:
-    found = [
-        path for path in folder.rglob(pattern)
-        if path.suffix in ('.png', '.jpg')
-    ]
+    found = [path for path in folder.rglob(pattern) if path.suffix in ('.png', '.jpg')]
     assert len(found) == count, f'{len(found)} pictures in {folder}'
     for path in found:
         picture = cv2.imread(str(path))

@@ -1,4 +1,5 @@
 """Small data sets of generated pictures, in the layouts that configs name."""
+
 import json
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def _make(root: Path, layout: str, size: int = 160) -> None:
 def _make_coco(root: Path) -> None:
     """COCO 2017: its names of files, and its 80 categories."""
     from mmdet.datasets import CocoDataset
+
     names = CocoDataset.METAINFO['classes']
     _make(root, 'coco')
     for split in ('train', 'val'):
@@ -37,15 +39,13 @@ def _make_coco(root: Path) -> None:
         path = root / 'annotations' / f'instances_{split}.json'
         content = json.loads(path.read_text())
         content['categories'] = [
-            dict(id=i, name=name, supercategory='thing')
-            for i, name in zip(_COCO_IDS, names)
+            dict(id=i, name=name, supercategory='thing') for i, name in zip(_COCO_IDS, names)
         ]
         for annotation in content['annotations']:
             # A shape is a category near the beginning or the end.
             shape = annotation['category_id']
-            annotation['category_id'] = _COCO_IDS[shape * (-1)**shape]
-        path.with_stem(f'instances_{split}2017').write_text(
-            json.dumps(content))
+            annotation['category_id'] = _COCO_IDS[shape * (-1) ** shape]
+        path.with_stem(f'instances_{split}2017').write_text(json.dumps(content))
         path.unlink()
 
 

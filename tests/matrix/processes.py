@@ -1,4 +1,5 @@
 """Start the processes that run the matrix, one for each config."""
+
 import json
 import os
 import subprocess
@@ -13,8 +14,9 @@ from tool_runner import ROOT
 Outcomes = Dict[str, Dict]  # by column, as run.py writes them
 
 
-def start(pool: ThreadPoolExecutor, configs: Sequence[str],
-          folder: Path) -> Dict[str, 'Future[Outcomes]']:
+def start(
+    pool: ThreadPoolExecutor, configs: Sequence[str], folder: Path
+) -> Dict[str, 'Future[Outcomes]']:
     """Run configs among data that are made in a folder.
 
     A config whose results are there already is not run again.
@@ -29,13 +31,11 @@ def _run(config: str, folder: Path) -> Outcomes:
     if not path.exists():
         result = subprocess.run(
             [sys.executable, '-m', 'matrix.run', config, folder],
-            env={
-                **os.environ,
-                **_environment()
-            },
+            env={**os.environ, **_environment()},
             text=True,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT)
+            stderr=subprocess.STDOUT,
+        )
         assert path.exists(), result.stdout[-5000:]
     return {x['column']: x for x in json.loads(path.read_text())}
 
@@ -43,11 +43,11 @@ def _run(config: str, folder: Path) -> Outcomes:
 def _environment() -> Dict[str, str]:
     """A thread for each process; and DeepSpeed, which compiles, finds ninja
     beside Python."""
-    places = dict(
-        PATH=str(Path(sys.executable).parent), PYTHONPATH=str(ROOT / 'tests'))
+    places = dict(PATH=str(Path(sys.executable).parent), PYTHONPATH=str(ROOT / 'tests'))
     return dict(
         OMP_NUM_THREADS='1',
         **{
             name: os.pathsep.join(filter(None, (place, os.environ.get(name))))
             for name, place in places.items()
-        })
+        },
+    )

@@ -4,6 +4,7 @@ Call: PYTHONPATH=tests python -m matrix.run CONFIG FOLDER [COLUMN ...], where
 CONFIG is a name, without .py, FOLDER holds data/ and gets CONFIG.json, a list
 of :class:`Outcome` as dicts, and only the columns named are run.
 """
+
 import json
 import os
 import runpy
@@ -27,7 +28,7 @@ from tool_runner import ROOT
 
 # What makes a detector, which is hardly trained, sure enough to find
 # something: added to the biases of classes.
-_SURE = 4.
+_SURE = 4.0
 
 
 class Outcome(NamedTuple):
@@ -41,6 +42,7 @@ class Outcome(NamedTuple):
         broken: What it did not keep of its promise.
         seconds: How long it took.
     """
+
     config: str
     column: str
     status: int
@@ -58,14 +60,14 @@ def main() -> None:
         os.environ.update(
             MASTER_ADDR='127.0.0.1',
             MASTER_PORT=str(free_port()),
-            **launcher_variables('pytorch', 0, 1))
+            **launcher_variables('pytorch', 0, 1),
+        )
     outcomes = []
     for column in columns or COLUMNS:
         outcomes.append(run_cell(name, column, recipe))
         if column == 'train':
             make_sure(recipe.checkpoint)
-    Path(f'{recipe.name}.json').write_text(
-        json.dumps([x._asdict() for x in outcomes], indent=1))
+    Path(f'{recipe.name}.json').write_text(json.dumps([x._asdict() for x in outcomes], indent=1))
     if not columns:
         shutil.rmtree(recipe.work_dir, ignore_errors=True)  # it is large
 

@@ -1,4 +1,5 @@
 """Make a recipe small: only sizes and lengths change."""
+
 from typing import Any, Callable, Dict, Sequence
 
 from mmengine.config import Config
@@ -27,8 +28,7 @@ def shrink(cfg: Config) -> Config:
             _each_dict(part, lambda x: _divide(x, _SIDES, divisor))
         _each_dict(cfg.model, lambda x: _divide(x, _COUNTS, _COUNT_DIVISOR))
     for split in ('train', 'val', 'test'):
-        cfg[f'{split}_dataloader'].update(
-            batch_size=_BATCH[cfg.default_scope], num_workers=1)
+        cfg[f'{split}_dataloader'].update(batch_size=_BATCH[cfg.default_scope], num_workers=1)
     _each_dict(cfg.param_scheduler, _shorten)
     unit = unit_of(cfg)
     cfg.train_cfg.update({unit: LENGTHS[unit], 'val_interval': LENGTHS[unit]})
@@ -50,7 +50,7 @@ def _image_parts(cfg: Config) -> list:
         *(cfg[f'{split}_dataloader'].dataset for split in splits),
         cfg.get('tta_pipeline') or [],
         cfg.get('data_preprocessor') or {},
-        cfg.model.get('data_preprocessor') or {}
+        cfg.model.get('data_preprocessor') or {},
     ]
 
 

@@ -4,6 +4,7 @@ Call: PYTHONPATH=tests python -m matrix.table FOLDER. It runs the matrix in
 FOLDER, which takes long, or what of it has no results there yet, and writes
 the table if all is as expected.
 """
+
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from matrix.refusals import find_refusal
 from matrix.tiers import CONFIGS
 from tool_runner import ROOT
 
-from biformer_mm.engine.tool_parts import markdown_table
+from biformer_mm.utils.tool_parts import markdown_table
 
 PAGE = ROOT / 'docs' / 'recipes.md'
 BEGIN, END = '<!-- matrix: begin -->', '<!-- matrix: end -->'
@@ -47,11 +48,9 @@ def to_cell(outcome: Dict) -> str:
     if refusal is None and outcome['status'] == 0 and not outcome['broken']:
         return WORKS
     line = last_line(outcome['output'])
-    said = refusal and re.search(rf'^(\w+\.py: error: )(.*?)({refusal.says})',
-                                 line)
+    said = refusal and re.search(rf'^(\w+\.py: error: )(.*?)({refusal.says})', line)
     if not said or outcome['status'] != 1 or 'Traceback' in outcome['output']:
-        raise ValueError('{config}, {column}: {status} {broken}'.format(
-            **outcome) + f': {line}')
+        raise ValueError('{config}, {column}: {status} {broken}'.format(**outcome) + f': {line}')
     return f'{said[1]}{"... " if said[2] else ""}{said[3]}'
 
 
@@ -65,8 +64,7 @@ def write_table(cells: Cells) -> str:
         for said in columns.values():
             if said != WORKS and said not in lines:
                 lines.append(said)
-            row.append(said if said ==
-                       WORKS else f'refused ({lines.index(said) + 1})')
+            row.append(said if said == WORKS else f'refused ({lines.index(said) + 1})')
         rows.append(row)
     notes = [f'{i}. `{line}`' for i, line in enumerate(lines, 1)]
     return '\n'.join([markdown_table(rows, left=len(head)), '', *notes])
@@ -75,14 +73,15 @@ def write_table(cells: Cells) -> str:
 def read_table(text: str) -> Cells:
     """The inverse of :func:`write_table`."""
     lines = re.findall(r'^\d+\. `(.*)`$', text, re.M)
-    head, _, *rows = [[cell.strip() for cell in line.strip('|').split('|')]
-                      for line in text.splitlines() if line.startswith('|')]
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in text.splitlines()
+        if line.startswith('|')
+    ]
     cells = {}
     for config, *row in rows:
         cells[config.strip('`')] = {
-            column:
-            re.sub(r'^refused \((\d+)\)$',
-                   lambda number: lines[int(number[1]) - 1], cell)
+            column: re.sub(r'^refused \((\d+)\)$', lambda number: lines[int(number[1]) - 1], cell)
             for column, cell in zip(head[1:], row)
         }
     return cells

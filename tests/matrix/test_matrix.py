@@ -3,6 +3,7 @@
 run.py has what one process does, cells.py the tools and what they promise, and
 refusals.py where they must refuse.
 """
+
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,8 +11,7 @@ from config_checks import NAMES
 from matrix.cells import COLUMNS
 from matrix.processes import start
 from matrix.refusals import OLD_TORCH, REFUSALS, find_refusal
-from matrix.table import (last_line, needs_deepspeed, read_page, read_table,
-                          to_cell, write_table)
+from matrix.table import last_line, needs_deepspeed, read_page, read_table, to_cell, write_table
 from matrix.tiers import CONFIGS, marks
 
 
@@ -28,8 +28,10 @@ def parameters():
 def outcomes(request, tmp_path_factory):
     """Results of the configs that are to be tested, as they come."""
     wanted = [
-        item.callspec.params['config'] for item in request.session.items
-        if item.path == request.path and not item.get_closest_marker('skip')
+        item.callspec.params['config']
+        for item in request.session.items
+        if item.path == request.path
+        and not item.get_closest_marker('skip')
         and 'config' in getattr(item, 'fixturenames', ())
     ]
     wanted = wanted or [x for x in CONFIGS if not needs_deepspeed(x)]
@@ -49,8 +51,7 @@ def test_tool_works_or_refuses(config, column, outcomes):
         assert not outcome['broken']
 
 
-newer = pytest.mark.skipif(
-    OLD_TORCH, reason='the page is of versions that export')
+newer = pytest.mark.skipif(OLD_TORCH, reason='the page is of versions that export')
 
 
 @newer
@@ -76,7 +77,7 @@ def test_table_is_read_as_written():
     cells = {
         'a': {'train': 'works', 'tta': 'test.py: error: no'},
         'b': {'train': 'train.py: error: too', 'tta': 'test.py: error: no'}
-    }  # yapf: disable
+    }  # fmt: skip
     text = write_table(cells)
     assert read_table(text) == cells
     assert '1. `test.py: error: no`' in text and 'refused (2)' in text
@@ -84,16 +85,17 @@ def test_table_is_read_as_written():
 
 @pytest.mark.parametrize('refusal', REFUSALS, ids=lambda r: r.column)
 def test_refusal_is_of_some_cell(refusal):
-    assert any(
-        find_refusal(config, column) is refusal for config in NAMES
-        for column in COLUMNS)
+    assert any(find_refusal(config, column) is refusal for config in NAMES for column in COLUMNS)
 
 
 def test_outcome_that_is_neither_is_not_told_as_either():
     good = dict(config='biformer_t_in1k', column='tta', status=0, broken='',
-                output='')  # yapf: disable
+                output='')  # fmt: skip
     assert to_cell(good) == 'works'
-    for other in (dict(status=1), dict(broken='no picture'),
-                  dict(column='export_onnx', config='dino_biformer_s_1x')):
+    for other in (
+        dict(status=1),
+        dict(broken='no picture'),
+        dict(column='export_onnx', config='dino_biformer_s_1x'),
+    ):
         with pytest.raises(ValueError):
             to_cell({**good, **other})

@@ -1,4 +1,5 @@
 """The matrix changes sizes and lengths of recipes, and nothing else."""
+
 from copy import deepcopy
 
 import pytest
@@ -7,12 +8,27 @@ from matrix.shrink import LENGTHS, shrink
 from matrix.tiers import CONFIGS, marks
 
 LENGTH_KEYS = {
-    'max_epochs', 'max_iters', 'val_interval', 'interval', 'begin', 'end',
-    'T_max', 'milestones', 'batch_size', 'num_workers'
+    'max_epochs',
+    'max_iters',
+    'val_interval',
+    'interval',
+    'begin',
+    'end',
+    'T_max',
+    'milestones',
+    'batch_size',
+    'num_workers',
 }
 SIZE_KEYS = {
-    'scale', 'scales', 'crop_size', 'size', 'max_size', 'num', 'nms_pre',
-    'max_per_img', 'num_queries'
+    'scale',
+    'scales',
+    'crop_size',
+    'size',
+    'max_size',
+    'num',
+    'nms_pre',
+    'max_per_img',
+    'num_queries',
 }
 
 
@@ -30,9 +46,7 @@ def changes(old, new, place=()):
         yield place, old, new
 
 
-@pytest.fixture(
-    scope='module',
-    params=[pytest.param(name, marks=marks(name)) for name in CONFIGS])
+@pytest.fixture(scope='module', params=[pytest.param(name, marks=marks(name)) for name in CONFIGS])
 def found(request):
     """A config, and what of it changes."""
     old = load(request.param)
@@ -61,8 +75,7 @@ def test_schedule_fills_the_training(found):
 
 def test_recipes_become_small():
     cfg = shrink(load('mask_rcnn_biformer_s_1x'))
-    resize, = (
-        x for x in cfg.train_dataloader.dataset.pipeline if x.type == 'Resize')
+    (resize,) = (x for x in cfg.train_dataloader.dataset.pipeline if x.type == 'Resize')
     assert resize.scale == (166, 100)
     assert cfg.train_cfg.max_epochs == cfg.default_hooks.checkpoint.interval
     assert cfg.model.test_cfg.rpn.max_per_img == 62

@@ -1,12 +1,17 @@
 """Which recipes are run in the first tier."""
+
 from typing import List
 
 import pytest
 from config_checks import NAMES
 
 # One of each kind of model.
-FIRST = ('biformer_t_in1k', 'mask_rcnn_biformer_t_1x',
-         'retinanet_biformer_t_1x', 'semantic_fpn_biformer_t_80k')
+FIRST = (
+    'biformer_t_in1k',
+    'mask_rcnn_biformer_t_1x',
+    'retinanet_biformer_t_1x',
+    'semantic_fpn_biformer_t_80k',
+)
 CONFIGS = (*FIRST, *(name for name in NAMES if name not in FIRST))
 
 

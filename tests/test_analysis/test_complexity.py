@@ -1,18 +1,23 @@
 """The formulae against what PyTorch counts in layers that run."""
+
 import math
 
 import pytest
 import torch
 
-from biformer_mm.analysis.complexity import (axial_attention, best_num_regions,
-                                             full_attention, routing_attention)
+from biformer_mm.analysis.complexity import (
+    axial_attention,
+    best_num_regions,
+    full_attention,
+    routing_attention,
+)
 from biformer_mm.analysis.cost import make_counter
-from biformer_mm.models.attention import (BiLevelRoutingAttention,
-                                          FullAttention)
+from biformer_mm.models.layers.attention import BiLevelRoutingAttention, FullAttention
 from biformer_mm.ops import auto_num_regions, available_backends
 
 BACKENDS = [
-    name for name in available_backends()
+    name
+    for name in available_backends()
     if name not in ('cpu', 'triton') or hasattr(torch.library, 'custom_op')
 ]
 
@@ -28,8 +33,7 @@ def count(run):
 
 
 def count_layer(size, channels, topk, num_regions, backend, **options):
-    layer = BiLevelRoutingAttention(
-        channels, 2, num_regions, topk, attn_backend=backend, **options)
+    layer = BiLevelRoutingAttention(channels, 2, num_regions, topk, attn_backend=backend, **options)
     return count(lambda: layer.eval()(torch.randn(1, *size, channels)))
 
 
@@ -37,8 +41,7 @@ SHAPES = [((14, 14), 32, 4, 7), ((16, 24), 16, 1, 4), ((6, 9), 8, 9, 3)]
 
 
 @pytest.mark.parametrize('size, channels, topk, num_regions', SHAPES)
-def test_each_term_of_equation_8_is_what_a_layer_computes(
-        size, channels, topk, num_regions):
+def test_each_term_of_equation_8_is_what_a_layer_computes(size, channels, topk, num_regions):
     tokens = math.prod(size)
     found = count_layer(size, channels, topk, num_regions, 'reference')
     terms = routing_attention(*size, channels, topk, num_regions)
@@ -52,13 +55,13 @@ def test_each_term_of_equation_8_is_what_a_layer_computes(
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('size, channels, topk, num_regions', SHAPES)
-def test_equation_8_is_what_every_backend_counts(size, channels, topk,
-                                                 num_regions, backend):
+def test_equation_8_is_what_every_backend_counts(size, channels, topk, num_regions, backend):
     found = count_layer(size, channels, topk, num_regions, backend)
     terms = routing_attention(*size, channels, topk, num_regions)
     left_out = math.prod(size) * channels * (channels + 25)
     assert sum(found.values()) == (
-        terms.projection + terms.routing // 2 + terms.attention + left_out)
+        terms.projection + terms.routing // 2 + terms.attention + left_out
+    )
 
 
 @pytest.mark.parametrize('padding', ['legacy', 'masked'])
@@ -93,12 +96,11 @@ def test_axial_attention_is_what_a_loop_computes():
     assert sum(count(run).values()) == axial_attention(height, width, channels)
 
 
-@pytest.mark.parametrize('height, width, topk', [(56, 56, 1), (200, 320, 4),
-                                                 (14, 14, 16)])
+@pytest.mark.parametrize('height, width, topk', [(56, 56, 1), (200, 320, 4), (14, 14, 16)])
 def test_equation_9_minimises_equation_8(height, width, topk):
 
     def cost(s):
-        return 2 * s**4 + 2 * topk * (height * width)**2 / s**2
+        return 2 * s**4 + 2 * topk * (height * width) ** 2 / s**2
 
     best = best_num_regions(height, width, topk)
     assert cost(best) < min(cost(best * 1.001), cost(best / 1.001))
@@ -111,11 +113,13 @@ def test_costs_grow_as_the_paper_says():
         for side in (size, larger):
             regions = auto_num_regions(side, side, 64, 4)
             terms = routing_attention(side, side, 64, 4, regions)
-            found.append([
-                terms.total - terms.projection,
-                axial_attention(side, side, 64) - 3 * side**2 * 64**2,
-                full_attention(side, side, 64) - 3 * side**2 * 64**2,
-            ])
+            found.append(
+                [
+                    terms.total - terms.projection,
+                    axial_attention(side, side, 64) - 3 * side**2 * 64**2,
+                    full_attention(side, side, 64) - 3 * side**2 * 64**2,
+                ]
+            )
         slopes = [math.log(b / a) / math.log(16) for a, b in zip(*found)]
         assert slopes == pytest.approx([4 / 3, 3 / 2, 2], abs=0.02)
 

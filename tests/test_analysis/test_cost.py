@@ -1,4 +1,5 @@
 """Costs by part against counts of the parts alone and by hand."""
+
 import subprocess
 import sys
 
@@ -10,11 +11,16 @@ from mmengine.config import Config
 from torch import nn
 
 from biformer_mm.analysis.cost import cost_by_part, make_counter, model_cost
-from biformer_mm.models.attention import BiLevelRoutingAttention
+from biformer_mm.models.layers.attention import BiLevelRoutingAttention
 
 SIZE = 64, 96
-DEMOS = ('biformer_demo', 'retinanet_biformer_demo', 'mask_rcnn_biformer_demo',
-         'semantic_fpn_biformer_demo', 'upernet_biformer_demo')
+DEMOS = (
+    'biformer_demo',
+    'retinanet_biformer_demo',
+    'mask_rcnn_biformer_demo',
+    'semantic_fpn_biformer_demo',
+    'upernet_biformer_demo',
+)
 
 
 def multiply_adds(run):
@@ -32,9 +38,10 @@ def test_parts_make_up_the_model(name):
     costs = cost_by_part(load(name), SIZE)
     total = parameters(build(load(name)))
     assert sum(cost.parameters for cost in costs.values()) == total
-    assert model_cost(load(name), SIZE) == (total,
-                                            sum(cost.multiply_adds
-                                                for cost in costs.values()))
+    assert model_cost(load(name), SIZE) == (
+        total,
+        sum(cost.multiply_adds for cost in costs.values()),
+    )
     assert not any(costs['other'])  # all that is done is some part's
 
 
@@ -42,8 +49,10 @@ def test_stages_are_as_if_run_alone():
     costs = cost_by_part(load('biformer_demo'), SIZE)
     backbone = build(load('biformer_demo')).backbone.eval()
     image = torch.zeros(1, 3, *SIZE)
-    assert costs['stem'][:2] == (parameters(backbone.stem),
-                                 multiply_adds(lambda: backbone.stem(image)))
+    assert costs['stem'][:2] == (
+        parameters(backbone.stem),
+        multiply_adds(lambda: backbone.stem(image)),
+    )
     x = image
     for i, stage in enumerate(backbone.stages):
         entry = backbone.downsamples[i - 1] if i else None
@@ -65,11 +74,9 @@ def test_activations_are_what_layers_attention_and_routing_put_out():
     found = []
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.register_forward_hook(
-                lambda module, args, out: found.append(out.numel()))
+            module.register_forward_hook(lambda module, args, out: found.append(out.numel()))
         elif hasattr(module, 'lce'):  # either attention, NHWC
-            module.register_forward_hook(
-                lambda module, args, out: found.append(out.numel()))
+            module.register_forward_hook(lambda module, args, out: found.append(out.numel()))
         if isinstance(module, BiLevelRoutingAttention):
             found.append(module.num_regions**4)
     with torch.no_grad():
@@ -86,18 +93,18 @@ def test_a_convolutional_network_counts_as_by_mmengine():
                 type='ImageClassifier',
                 backbone=dict(type='ResNet', depth=18),
                 neck=dict(type='GlobalAveragePooling'),
-                head=dict(
-                    type='LinearClsHead', in_channels=512, num_classes=10))))
+                head=dict(type='LinearClsHead', in_channels=512, num_classes=10),
+            ),
+        )
+    )
     costs = cost_by_part(cfg, SIZE)
     found = [name for name, cost in costs.items() if any(cost)]
     assert found == ['backbone', 'head']
     expected = get_model_complexity_info(
-        build(Config(dict(cfg))).eval(), (3, *SIZE),
-        show_table=False,
-        show_arch=False)
+        build(Config(dict(cfg))).eval(), (3, *SIZE), show_table=False, show_arch=False
+    )
     assert model_cost(cfg, SIZE)[0] == expected['params']
-    assert sum(cost.activations
-               for cost in costs.values()) == expected['activations']
+    assert sum(cost.activations for cost in costs.values()) == expected['activations']
 
 
 def test_heads_of_two_stages_are_counted_by_box():
@@ -106,7 +113,8 @@ def test_heads_of_two_stages_are_counted_by_box():
     head = build(cfg).roi_head.bbox_head
     layers = [m for m in head.modules() if isinstance(m, nn.Linear)]
     assert costs['roi_head.bbox_head'].multiply_adds == 1000 * sum(
-        m.in_features * m.out_features for m in layers)
+        m.in_features * m.out_features for m in layers
+    )
 
 
 def test_a_head_for_training_does_nothing():
@@ -115,7 +123,9 @@ def test_a_head_for_training_does_nothing():
 
 
 def test_formulae_import_without_matplotlib():
-    code = ('import sys, biformer_mm.analysis.complexity, '
-            'biformer_mm.analysis.cost, biformer_mm.analysis.logs; '
-            "assert 'matplotlib' not in sys.modules")
+    code = (
+        'import sys, biformer_mm.analysis.complexity, '
+        'biformer_mm.analysis.cost, biformer_mm.analysis.logs; '
+        "assert 'matplotlib' not in sys.modules"
+    )
     subprocess.run([sys.executable, '-c', code], check=True)

@@ -7,14 +7,14 @@ from biformer_mm.models import BiFormer
 from biformer_mm.ops import available_backends, partition, region_attention
 
 BACKENDS = [
-    name for name in available_backends()
+    name
+    for name in available_backends()
     if name not in ('cpu', 'triton') or hasattr(torch.library, 'custom_op')
 ]
 
 
 def count(model, size):
-    info = get_model_complexity_info(
-        model.eval(), (3, *size), show_table=False, show_arch=False)
+    info = get_model_complexity_info(model.eval(), (3, *size), show_table=False, show_arch=False)
     return info['flops']
 
 
@@ -31,15 +31,18 @@ def tiny(backend):
             embed_dims=(16, 16, 32, 32),
             depths=(1, 1, 1, 1),
             topks=(1, 2, 4, None),
-            head_dim=16),
+            head_dim=16,
+        ),
         num_regions=3,
-        attn_backend=backend)
+        attn_backend=backend,
+    )
 
 
-@pytest.mark.parametrize('arch, gflops', [('tiny', 2.2), ('small', 4.5),
-                                          ('base', 9.8), ('stl', 4.6)])
+@pytest.mark.parametrize(
+    'arch, gflops', [('tiny', 2.2), ('small', 4.5), ('base', 9.8), ('stl', 4.6)]
+)
 def test_flops_at_224_are_the_papers(arch, gflops):
-    model = BiFormer(arch, out_indices=(3, ), out_norm='BN')
+    model = BiFormer(arch, out_indices=(3,), out_norm='BN')
     assert round(count(model, (224, 224)) / 1e9, 1) == gflops
 
 
@@ -49,36 +52,29 @@ def test_flops_do_not_depend_on_the_backend(backend):
     assert count(tiny(backend), size) == count(tiny('reference'), size)
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
+@pytest.mark.skipif(not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_pytorch_counts_a_backbone_alike(backend):
     """In inference, with the reference's plain matrix products as measure."""
     image = torch.zeros(1, 3, 40, 56)
     with torch.no_grad():
         found, expected = (
-            pytorch_count(lambda: tiny(name).eval()(image))
-            for name in (backend, 'reference'))
+            pytorch_count(lambda: tiny(name).eval()(image)) for name in (backend, 'reference')
+        )
     assert found == expected
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
-@pytest.mark.parametrize(
-    'backend', [name for name in BACKENDS if name in ('cpu', 'triton')])
+@pytest.mark.skipif(not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
+@pytest.mark.parametrize('backend', [name for name in BACKENDS if name in ('cpu', 'triton')])
 def test_pytorch_counts_the_op_as_its_own_attention(backend):
     """Two products forward, five backward, of queries with routed keys."""
     n, s, tokens, channels, topk = 2, 3, 6, 32, 4
-    qkv = [
-        partition(torch.randn(n, 2 * s, 3 * s, channels), s).requires_grad_()
-        for _ in range(3)
-    ]
+    qkv = [partition(torch.randn(n, 2 * s, 3 * s, channels), s).requires_grad_() for _ in range(3)]
     index = torch.rand(n, s * s, s * s).topk(topk).indices
     product = 2 * n * s**2 * tokens * topk * tokens * channels
 
     def forward():
-        return region_attention(
-            *qkv, index, num_heads=2, scale=1., backend=backend)
+        return region_attention(*qkv, index, num_heads=2, scale=1.0, backend=backend)
 
     assert pytorch_count(forward) == 2 * product
     out = forward().sum()

@@ -21,9 +21,6 @@ def environment():
 
     def make(*folders):
         paths = map(str, [*folders, BENCHMARKS, ROOT])
-        return {
-            **os.environ, 'PYTHON': sys.executable,
-            'PYTHONPATH': os.pathsep.join(paths)
-        }
+        return {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': os.pathsep.join(paths)}
 
     return make

@@ -16,19 +16,19 @@ def run(script, *args, ok=True):
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     env.pop('TRITON_INTERPRET', None)
     result = subprocess.run(
-        [sys.executable,
-         str(BENCHMARKS / script), *map(str, args)],
+        [sys.executable, str(BENCHMARKS / script), *map(str, args)],
         env=env,
         text=True,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE)
+        stderr=subprocess.PIPE,
+    )
     assert (result.returncode == 0) == ok, result.stderr[-3000:]
     return result.stdout, result.stderr
 
 
 def only_result(folder):
     """The one result of a folder: (JSON, Markdown)."""
-    path, = folder.glob('*/*.json')
+    (path,) = folder.glob('*/*.json')
     text = path.with_suffix('.md').read_text()
     assert '/' + str(folder).strip('/') not in path.read_text() + text
     return json.loads(path.read_text()), text
@@ -37,25 +37,60 @@ def only_result(folder):
 @pytest.fixture(scope='module')
 def attention(tmp_path_factory):
     out = tmp_path_factory.mktemp('attention')
-    run('bench_attention.py', *SMALL, '--device', 'cpu', '--backend', 'sdpa',
-        'reference', '--out', out)
+    run(
+        'bench_attention.py',
+        *SMALL,
+        '--device',
+        'cpu',
+        '--backend',
+        'sdpa',
+        'reference',
+        '--out',
+        out,
+    )
     return only_result(out)
 
 
 @pytest.fixture(scope='module')
 def growth(tmp_path_factory):
     out = tmp_path_factory.mktemp('growth')
-    run('bench_attention.py', '--growth', '--size', 64, 128, '--repeats', 1,
-        '--device', 'cpu', '--backend', 'sdpa', '--out', out)
+    run(
+        'bench_attention.py',
+        '--growth',
+        '--size',
+        64,
+        128,
+        '--repeats',
+        1,
+        '--device',
+        'cpu',
+        '--backend',
+        'sdpa',
+        '--out',
+        out,
+    )
     return only_result(out)
 
 
 @pytest.fixture(scope='module')
 def backbone(tmp_path_factory):
     out = tmp_path_factory.mktemp('backbone')
-    run('bench_backbone.py', *SMALL, '--device', 'cpu', '--arch', 'tiny',
-        '--others', 'biformer:tiny,num_regions=7', '--num-regions', 4,
-        '--backend', 'sdpa', '--out', out)
+    run(
+        'bench_backbone.py',
+        *SMALL,
+        '--device',
+        'cpu',
+        '--arch',
+        'tiny',
+        '--others',
+        'biformer:tiny,num_regions=7',
+        '--num-regions',
+        4,
+        '--backend',
+        'sdpa',
+        '--out',
+        out,
+    )
     return only_result(out)
 
 
@@ -75,14 +110,17 @@ def test_attention_measures_every_stage_and_backend(attention):
     result, text = attention
     check_environment(result)
     found = [(row['stage'], row['backend']) for row in result['rows']]
-    assert found == [(stage, backend) for stage in (1, 2, 3, 4)
-                     for backend in ('dense', 'gathered', 'sdpa', 'reference')]
+    assert found == [
+        (stage, backend)
+        for stage in (1, 2, 3, 4)
+        for backend in ('dense', 'gathered', 'sdpa', 'reference')
+    ]
     for row in result['rows']:
         assert row['error'] is None
         for mode in ('forward', 'forward+backward'):
             check_spread(row[mode]['seconds'], repeats=2)
             assert row[mode]['peak_memory'] >= 0
-        assert f"| stage {row['stage']}: {row['backend']} |" in text
+        assert f'| stage {row["stage"]}: {row["backend"]} |' in text
 
 
 def test_attention_reports_errors_against_the_reference(attention):
@@ -96,8 +134,8 @@ def test_attention_ratio_is_the_quotient_of_the_medians(attention):
     rows = attention[0]['rows']
     for row, dense in zip(rows[:4], rows[:1] * 4):
         assert row['forward']['time_over_dense'] == pytest.approx(
-            row['forward']['seconds']['median'] /
-            dense['forward']['seconds']['median'])
+            row['forward']['seconds']['median'] / dense['forward']['seconds']['median']
+        )
 
 
 @pytest.mark.parametrize('broken', ['output', 'gradient', 'nan'])
@@ -113,18 +151,16 @@ def test_a_wrong_backend_gets_no_time(load, monkeypatch, broken):
         return {
             'output': out * 1.01,
             'gradient': out + (value - value.detach()) * 0.01,
-            'nan': out * float('nan')
+            'nan': out * float('nan'),
         }[broken]
 
     monkeypatch.setattr(problems, 'region_attention', wrong)
     monkeypatch.setattr(load('op_costs'), 'memory', lambda *args: 0)
-    monkeypatch.setattr(
-        sys, 'argv', ['bench_attention.py', '--device', 'cpu', '--repeats=1'])
+    monkeypatch.setattr(sys, 'argv', ['bench_attention.py', '--device', 'cpu', '--repeats=1'])
     problem = problems.Problem(1, 8, 8, 64, 2, 1)
     rows = {
         row['backend']: row
-        for row in bench.bench(problem, ['sdpa', 'reference'],
-                               bench.parse_args())
+        for row in bench.bench(problem, ['sdpa', 'reference'], bench.parse_args())
     }
     assert 'wrong' in rows['sdpa']['error']
     assert 'forward' not in rows['sdpa']
@@ -138,16 +174,17 @@ def test_dense_attention_has_as_many_pairs(load):
     pairs = 50 * 84 * 4 * problem.region[0] * problem.region[1]
     inputs = problems.make_yardstick(problem, 'dense', 'cpu', 'fp32')
     assert inputs.query.shape[:2] == (2, 2)
-    assert inputs.query.shape[2] * inputs.key.shape[2] == pytest.approx(
-        pairs, rel=0.01)
+    assert inputs.query.shape[2] * inputs.key.shape[2] == pytest.approx(pairs, rel=0.01)
 
 
 def test_stage_problems_are_the_layers_of_the_backbone(load):
     small = load('problems').stage_problems((800, 1333), 16, 'small', 1)
-    assert [x[1:6] for x in small] == [(200, 334, 64, 16, 1),
-                                       (100, 167, 128, 16, 4),
-                                       (50, 84, 256, 16, 16),
-                                       (25, 42, 512, 1, None)]
+    assert [x[1:6] for x in small] == [
+        (200, 334, 64, 16, 1),
+        (100, 167, 128, 16, 4),
+        (50, 84, 256, 16, 16),
+        (25, 42, 512, 1, None),
+    ]
     assert [x.region for x in small] == [(13, 21), (7, 11), (4, 6), (25, 42)]
     assert [x.num_heads for x in small] == [2, 4, 8, 8]
     assert small[0].valid_size == (200, 334) and small[3].valid_size is None
@@ -156,36 +193,48 @@ def test_stage_problems_are_the_layers_of_the_backbone(load):
 def test_memory_counts_what_the_call_uses(load):
     problem = load('problems').Problem(1, 256, 256, 64, 8, 1)
     out = 256 * 256 * 64 * 4
-    used = load('op_costs').memory(problem, 'sdpa', 'forward', 'cpu', 'fp32',
-                                   False)
+    used = load('op_costs').memory(problem, 'sdpa', 'forward', 'cpu', 'fp32', False)
     assert 2.9 * out < used < 6 * out  # keys and values, gathered, and output
 
 
 def test_growth_measures_every_size(growth):
     result, text = growth
     check_environment(result)
-    found = [(row['kind'], row['mode'], row['tokens'])
-             for row in result['rows']]
-    assert found == [(kind, mode, tokens)
-                     for kind in ('fixed S', 'auto S', 'full')
-                     for mode in ('forward', 'forward+backward')
-                     for tokens in (256, 1024)]
+    found = [(row['kind'], row['mode'], row['tokens']) for row in result['rows']]
+    assert found == [
+        (kind, mode, tokens)
+        for kind in ('fixed S', 'auto S', 'full')
+        for mode in ('forward', 'forward+backward')
+        for tokens in (256, 1024)
+    ]
     for row in result['rows']:
         check_spread(row['seconds'], repeats=1)
-        assert f"| {row['kind']}, {row['mode']}, {row['pixels']} |" in text
+        assert f'| {row["kind"]}, {row["mode"]}, {row["pixels"]} |' in text
     slope = result['slopes'][0]
     small, large = (row['seconds']['median'] for row in result['rows'][:2])
-    assert 4**slope['slope'] == pytest.approx(large / small)
-    assert f"| {slope['slope']:.2f} |" in text
+    assert 4 ** slope['slope'] == pytest.approx(large / small)
+    assert f'| {slope["slope"]:.2f} |' in text
 
 
 def test_growth_leaves_out_what_takes_too_long(load, monkeypatch, tmp_path):
     bench = load('bench_attention')
     monkeypatch.setattr(load('op_costs'), 'memory', lambda *args: 1)
-    monkeypatch.setattr(sys, 'argv', [
-        'bench_attention.py', '--growth', '--size', '64', '96', '--repeats=1',
-        '--device=cpu', '--limit=1e-9', '--backend=sdpa', f'--out={tmp_path}'
-    ])
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        [
+            'bench_attention.py',
+            '--growth',
+            '--size',
+            '64',
+            '96',
+            '--repeats=1',
+            '--device=cpu',
+            '--limit=1e-9',
+            '--backend=sdpa',
+            f'--out={tmp_path}',
+        ],
+    )
     bench.main()
     result, text = only_result(tmp_path)
     for row in result['rows']:
@@ -199,16 +248,13 @@ def test_slope_is_the_exponent_of_a_power_law(load):
     slope = load('growth').slope
     tokens = [100, 300, 1000, 5000]
     assert slope(tokens, [3 * n**1.4 for n in tokens]) == pytest.approx(1.4)
-    assert slope([100], [1.]) is None
+    assert slope([100], [1.0]) is None
 
 
 def test_backbone_measures_both_modes_beside_the_yardstick(backbone):
     result, text = backbone
     check_environment(result)
-    models = [
-        'biformer:tiny,num_regions=7',
-        'biformer:tiny,num_regions=4,attn_backend=sdpa'
-    ]
+    models = ['biformer:tiny,num_regions=7', 'biformer:tiny,num_regions=4,attn_backend=sdpa']
     assert result['yardstick'] == models[0]
     assert [(row['mode'], row['model']) for row in result['rows']] == [
         (mode, model) for mode in ('inference', 'training') for model in models
@@ -217,7 +263,7 @@ def test_backbone_measures_both_modes_beside_the_yardstick(backbone):
         check_spread(row['seconds'], repeats=2)
         assert row['images_per_second'] == 1 / row['seconds']['median']
         assert row['peak_memory'] >= row['memory_at_start'] > 1e7
-        assert f"| {row['model']}, " in text
+        assert f'| {row["model"]}, ' in text
 
 
 def test_backbone_ratio_is_the_quotient_of_the_medians(backbone):
@@ -225,20 +271,17 @@ def test_backbone_ratio_is_the_quotient_of_the_medians(backbone):
     for first, row in ((rows[0], rows[1]), (rows[2], rows[3])):
         assert first['time_ratio']['median'] == 1
         assert row['time_ratio']['median'] == pytest.approx(
-            row['seconds']['median'] / first['seconds']['median'])
-        pairs = [
-            a / b for a, b in zip(row['seconds']['values'], first['seconds']
-                                  ['values'])
-        ]
+            row['seconds']['median'] / first['seconds']['median']
+        )
+        pairs = [a / b for a, b in zip(row['seconds']['values'], first['seconds']['values'])]
         assert row['time_ratio']['min'] == pytest.approx(min(pairs))
-        assert row['memory_ratio'] == (
-            row['peak_memory'] / first['peak_memory'])
+        assert row['memory_ratio'] == (row['peak_memory'] / first['peak_memory'])
 
 
-@pytest.mark.parametrize('spec', [
-    'biformer:tiny,num_regions=4,drop_path_rate=0.3',
-    'mmdet:SwinTransformer,depths=(1,1,1,1)'
-])
+@pytest.mark.parametrize(
+    'spec',
+    ['biformer:tiny,num_regions=4,drop_path_rate=0.3', 'mmdet:SwinTransformer,depths=(1,1,1,1)'],
+)
 def test_models_do_the_same_work(load, spec):
     if spec.startswith('mmdet'):
         pytest.importorskip('mmdet')
@@ -250,8 +293,7 @@ def test_models_do_the_same_work(load, spec):
     assert [x.shape for x in classifier(images)] == [(2, 1000)]
     for module in classifier.modules():
         if type(module).__name__ == 'DropPath':
-            assert getattr(module, 'rate', None) == 0. or (module.drop_prob
-                                                           == 0.)
+            assert getattr(module, 'rate', None) == 0.0 or (module.drop_prob == 0.0)
 
 
 def test_a_model_that_fails_is_named_and_the_others_run(tmp_path):
@@ -268,20 +310,23 @@ def test_a_model_that_fails_is_named_and_the_others_run(tmp_path):
         'biformer:tiny,num_regions=7',
         '--out',
         tmp_path,
-        ok=False)
+        ok=False,
+    )
     assert 'biformer:huge' in stderr and 'arch must be one of' in stderr
     rows = only_result(tmp_path)[0]['rows']
     assert [row['error'] is None for row in rows] == [True, False]
 
 
 @pytest.mark.parametrize('script', ['bench_attention', 'bench_backbone'])
-@pytest.mark.parametrize('args, message', [
-    (['--backend', 'fast'], "backend must be one of 'auto'"),
-    (['--size', '20'], 'a size must be HxW'),
-    (['--size', '64xwide'], 'a size must be HxW'),
-])
-def test_a_wrong_argument_gives_a_line(load, monkeypatch, tmp_path, script,
-                                       args, message):
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['--backend', 'fast'], "backend must be one of 'auto'"),
+        (['--size', '20'], 'a size must be HxW'),
+        (['--size', '64xwide'], 'a size must be HxW'),
+    ],
+)
+def test_a_wrong_argument_gives_a_line(load, monkeypatch, tmp_path, script, args, message):
     if script == 'bench_backbone':
         args = [*args, '--others', 'biformer:tiny']
     monkeypatch.setattr(sys, 'argv', [script, *args, f'--out={tmp_path}'])
@@ -304,8 +349,7 @@ def test_a_backend_that_cannot_run_is_refused_or_left_out(load, monkeypatch):
     problems = load('problems')
     monkeypatch.setattr(load('op_costs'), 'memory', lambda *args: 0)
     monkeypatch.setattr(bench, 'unsupported_reason', lambda *args: 'no wheels')
-    monkeypatch.setattr(
-        sys, 'argv', ['bench_attention.py', '--device', 'cpu', '--repeats=1'])
+    monkeypatch.setattr(sys, 'argv', ['bench_attention.py', '--device', 'cpu', '--repeats=1'])
     args = bench.parse_args()
     problem = problems.Problem(1, 8, 8, 64, 2, 1)
     rows = bench.bench(problem, ['sdpa'], args)
@@ -347,19 +391,15 @@ def test_a_backend_that_fails_does_not_stop_the_others(load, monkeypatch):
         return 0
 
     monkeypatch.setattr(load('op_costs'), 'memory', no_memory)
-    monkeypatch.setattr(
-        sys, 'argv', ['bench_attention.py', '--device', 'cpu', '--repeats=1'])
+    monkeypatch.setattr(sys, 'argv', ['bench_attention.py', '--device', 'cpu', '--repeats=1'])
     problem = problems.Problem(1, 8, 8, 64, 2, 1)
     rows = bench.bench(problem, ['sdpa', 'reference'], bench.parse_args())
     found = {row['backend']: row['error'] for row in rows}
     assert found == dict(
-        dense='OSError: no memory',
-        gathered=None,
-        sdpa='TypeError: no such launch',
-        reference=None)
+        dense='OSError: no memory', gathered=None, sdpa='TypeError: no such launch', reference=None
+    )
     assert rows[-1]['forward+backward']['seconds']['median'] > 0
-    assert 'no such launch' in bench.stages_table(
-        [dict(row, stage=1) for row in rows])
+    assert 'no such launch' in bench.stages_table([dict(row, stage=1) for row in rows])
 
 
 def test_growth_is_drawn_with_its_slopes(growth, load):
@@ -380,10 +420,9 @@ def test_ratios_are_drawn_as_bars(backbone, load):
     assert widths == [row['time_ratio']['median'] for row in rows]
 
 
-def test_pictures_are_written_beside_the_results(attention, backbone, growth,
-                                                 tmp_path):
+def test_pictures_are_written_beside_the_results(attention, backbone, growth, tmp_path):
     results = [result for result, _ in (attention, backbone, growth)]
-    drift, = BENCHMARKS.glob('results/*/drift_*.json')
+    (drift,) = BENCHMARKS.glob('results/*/drift_*.json')
     results.append(json.loads(drift.read_text()))
     for i, result in enumerate(results):
         (tmp_path / f'{i}.json').write_text(json.dumps(result))
@@ -401,7 +440,7 @@ def test_plot_refuses_other_files(tmp_path):
 
 def test_a_reading_is_the_mean_of_as_many_calls_as_fill_it(load, monkeypatch):
     measure = load('measure')
-    clock = [0.]
+    clock = [0.0]
     monkeypatch.setattr(measure.time, 'perf_counter', lambda: clock[0])
 
     def step():
@@ -415,12 +454,27 @@ def test_a_reading_is_the_mean_of_as_many_calls_as_fill_it(load, monkeypatch):
 
 def test_drift_compares_runs_from_the_same_start(tmp_path):
     pytest.importorskip('mmpretrain')
-    run('drift.py', '--steps', 2, '--seeds', 0, 1, '--backend', 'reference',
-        'sdpa', 'nudged', '--threads', 1, '--out', tmp_path)
+    run(
+        'drift.py',
+        '--steps',
+        2,
+        '--seeds',
+        0,
+        1,
+        '--backend',
+        'reference',
+        'sdpa',
+        'nudged',
+        '--threads',
+        1,
+        '--out',
+        tmp_path,
+    )
     result, text = only_result(tmp_path)
     rows = {(row['backend'], row['seed']): row for row in result['rows']}
-    assert list(rows) == [(name, seed) for seed in (0, 1)
-                          for name in ('reference', 'sdpa', 'nudged')]
+    assert list(rows) == [
+        (name, seed) for seed in (0, 1) for name in ('reference', 'sdpa', 'nudged')
+    ]
     for (name, seed), row in rows.items():
         base = rows['reference', seed]
         assert row['first_loss'] == pytest.approx(base['first_loss'], rel=1e-4)
@@ -430,61 +484,61 @@ def test_drift_compares_runs_from_the_same_start(tmp_path):
         # Of the weights, which two steps move by more than rounding does.
         distance = row['weights_distance']
         assert distance == 0 if name == 'reference' else 0 < distance < 1e-2
-        assert f"| {name}, {seed} | {row['loss']:.4f} |" in text
+        assert f'| {name}, {seed} | {row["loss"]:.4f} |' in text
     starts = [rows['reference', seed]['first_loss'] for seed in (0, 1)]
     assert starts[0] != pytest.approx(starts[1], rel=1e-4)
     assert len(result['conclusions']) == 4
 
 
-def drifted(base, others, accuracy=(90., 92., 91.)):
+def drifted(base, others, accuracy=(90.0, 92.0, 91.0)):
     """Made-up runs of three seeds, by backend."""
     losses = dict(reference=base, **others)
     return [
         dict(backend=name, seed=seed, loss=losses[name][seed], accuracy=value)
-        for seed, value in enumerate(accuracy) for name in losses
+        for seed, value in enumerate(accuracy)
+        for name in losses
     ]
 
 
-@pytest.mark.parametrize('losses, within', [
-    ([.30, .40, .35], True),
-    ([.40, .30, .35], True),
-    ([.39, .49, .44], True),
-    ([.42, .52, .47], False),
-    ([.18, .28, .23], False),
-    ([.35, .60, .30], True),
-    ([.30, .40, .80], False),
-    ([.30, .40, float('nan')], False),
-])
+@pytest.mark.parametrize(
+    'losses, within',
+    [
+        ([0.30, 0.40, 0.35], True),
+        ([0.40, 0.30, 0.35], True),
+        ([0.39, 0.49, 0.44], True),
+        ([0.42, 0.52, 0.47], False),
+        ([0.18, 0.28, 0.23], False),
+        ([0.35, 0.60, 0.30], True),
+        ([0.30, 0.40, 0.80], False),
+        ([0.30, 0.40, float('nan')], False),
+    ],
+)
 def test_drift_is_within_the_spread_or_not(load, losses, within):
-    base = [.30, .40, .35]
+    base = [0.30, 0.40, 0.35]
     loss, accuracy = load('drift').compare(drifted(base, dict(sdpa=losses)))
     assert (loss['metric'], accuracy['metric']) == ('loss', 'accuracy')
     assert loss['backend'] == accuracy['backend'] == 'sdpa'
-    assert loss['differences'] == pytest.approx(
-        [b - a for a, b in zip(base, losses)], nan_ok=True)
-    assert loss['spread'] == pytest.approx(.1)
+    assert loss['differences'] == pytest.approx([b - a for a, b in zip(base, losses)], nan_ok=True)
+    assert loss['spread'] == pytest.approx(0.1)
     assert loss['within'] == within
     assert accuracy['within'] and accuracy['difference_of_means'] == 0
     assert accuracy['spread'] == 2
 
 
-@pytest.mark.parametrize('far, status', [('sdpa', 1), ('nudged', None),
-                                         (None, None)])
+@pytest.mark.parametrize('far, status', [('sdpa', 1), ('nudged', None), (None, None)])
 def test_drift_ends_with_its_verdict(load, monkeypatch, tmp_path, far, status):
     drift = load('drift')
 
     def train(backend, nudged, seed, steps, data):
         name = 'nudged' if nudged else backend
-        row = dict(
-            seed=seed, loss=seed + 5. * (name == far), accuracy=50. + seed)
+        row = dict(seed=seed, loss=seed + 5.0 * (name == far), accuracy=50.0 + seed)
         return row, torch.ones(3)
 
     monkeypatch.setattr(drift, 'train', train)
     monkeypatch.setattr(drift, 'make_shapes', lambda *args, **kwargs: None)
-    monkeypatch.setattr(sys, 'argv', [
-        'drift.py', '--backend', 'reference', 'sdpa', 'nudged',
-        f'--out={tmp_path}'
-    ])
+    monkeypatch.setattr(
+        sys, 'argv', ['drift.py', '--backend', 'reference', 'sdpa', 'nudged', f'--out={tmp_path}']
+    )
     if status:
         with pytest.raises(SystemExit) as error:
             drift.main()
@@ -492,22 +546,22 @@ def test_drift_ends_with_its_verdict(load, monkeypatch, tmp_path, far, status):
     else:
         drift.main()
     result, text = only_result(tmp_path)
-    found = [
-        one['backend'] for one in result['conclusions'] if not one['within']
-    ]
+    found = [one['backend'] for one in result['conclusions'] if not one['within']]
     assert found == ([far] if far else [])
     assert text.count('| NO |') == len(found)
 
 
-@pytest.mark.parametrize('args, message', [
-    (['--backend', 'sdpa'], 'takes a backend and what is held against it'),
-    (['--backend', 'nudged', 'sdpa'], 'takes a backend and what is held'),
-    (['--backend', 'sdpa', 'fast'], "backend must be one of 'auto'"),
-    (['--seeds', '1', '1'], 'two seeds or more'),
-    (['--steps', '0'], 'must be 1 or more'),
-])
-def test_drift_refuses_wrong_arguments(load, monkeypatch, capsys, args,
-                                       message):
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['--backend', 'sdpa'], 'takes a backend and what is held against it'),
+        (['--backend', 'nudged', 'sdpa'], 'takes a backend and what is held'),
+        (['--backend', 'sdpa', 'fast'], "backend must be one of 'auto'"),
+        (['--seeds', '1', '1'], 'two seeds or more'),
+        (['--steps', '0'], 'must be 1 or more'),
+    ],
+)
+def test_drift_refuses_wrong_arguments(load, monkeypatch, capsys, args, message):
     monkeypatch.setattr(sys, 'argv', ['drift.py', *args])
     with pytest.raises(SystemExit):
         load('drift').main()

@@ -1,4 +1,5 @@
 """What run_gpu.sh's steps do that a run without faults does not show."""
+
 import contextlib
 from types import SimpleNamespace
 
@@ -16,34 +17,34 @@ def test_the_cost_is_that_of_the_tensors(load):
     small = tokens * problem.num_heads * 4 + inputs.index.nbytes
     one = out.numel() * out.element_size()
     pairs = sum(
-        len(inputs.index[image, region]) * 4 * 3 for image in range(2)
-        for y in range(7) for x in range(6)
-        for region in [y // 4 * 2 + x // 3])
+        len(inputs.index[image, region]) * 4 * 3
+        for image in range(2)
+        for y in range(7)
+        for x in range(6)
+        for region in [y // 4 * 2 + x // 3]
+    )
     forward = 4 * one + small, 4 * pairs * 64
     backward = 8 * one + small, 10 * pairs * 64
     assert problems.cost(problem, 'forward', 'fp16') == [forward]
-    assert problems.cost(problem, 'forward+backward',
-                         'fp16') == [forward, backward]
+    assert problems.cost(problem, 'forward+backward', 'fp16') == [forward, backward]
 
 
 def test_the_floor_is_the_larger_of_two_times(load):
     ceilings, problems = load('gpu.ceilings'), load('problems')
     problem = problems.Problem(2, 8, 8, 64, 2, 4)
-    (moved, flops), (moved_back,
-                     flops_back) = problems.cost(problem, 'forward+backward',
-                                                 'bf16')
+    (moved, flops), (moved_back, flops_back) = problems.cost(problem, 'forward+backward', 'bf16')
 
     def floor(bandwidth, rate, mode='forward+backward'):
         rows = [
             dict(name='copy', value=bandwidth),
             dict(name='product, bf16', value=rate),
-            dict(name='clocks')
+            dict(name='clocks'),
         ]
         return ceilings.floor(rows, problem, mode, 'bf16')
 
-    assert floor(1., 1e99) == (moved + moved_back, 'memory')
-    assert floor(1e99, 2.) == ((flops + flops_back) / 2, 'compute')
-    assert floor(1., 1e99, 'forward') == (moved, 'memory')
+    assert floor(1.0, 1e99) == (moved + moved_back, 'memory')
+    assert floor(1e99, 2.0) == ((flops + flops_back) / 2, 'compute')
+    assert floor(1.0, 1e99, 'forward') == (moved, 'memory')
     assert ceilings.floor([], problem, 'forward', 'bf16') is None
 
 
@@ -53,17 +54,20 @@ def wrong(name, value, out):
         'unwritten': lambda: out + torch.empty_like(out).mul(0),
         'gradient': lambda: out + (value - value.detach()) * 0.1,
         'random': lambda: out + torch.rand_like(out) * 1e-4,
-        'right': lambda: out
+        'right': lambda: out,
     }[name]()
 
 
-@pytest.mark.parametrize('name, message', [
-    ('scaled', 'wrong beyond 5e-03: o 1.0e-02'),
-    ('unwritten', 'wrong beyond 5e-03: o nan'),
-    ('gradient', 'wrong beyond 5e-03: dv'),
-    ('random', 'two runs differ in o'),
-    ('right', None),
-])
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('scaled', 'wrong beyond 5e-03: o 1.0e-02'),
+        ('unwritten', 'wrong beyond 5e-03: o nan'),
+        ('gradient', 'wrong beyond 5e-03: dv'),
+        ('random', 'two runs differ in o'),
+        ('right', None),
+    ],
+)
 def test_smoke_finds_what_is_wrong(load, monkeypatch, name, message):
     smoke, problems = load('gpu.smoke'), load('problems')
     attend = problems.region_attention
@@ -89,45 +93,40 @@ def test_networks_are_built_on_a_cpu_and_run_later(load, monkeypatch, name):
     dispatch = load('biformer_mm.ops.dispatch')
     if 'triton' not in dispatch._BACKENDS:
         pytest.skip('Triton is not installed')
-    monkeypatch.setattr(dispatch._BACKENDS['triton'], 'unsupported_reason',
-                        lambda *args: 'there is no GPU')
+    monkeypatch.setattr(
+        dispatch._BACKENDS['triton'], 'unsupported_reason', lambda *args: 'there is no GPU'
+    )
     network = load('gpu.sizes').FULL.networks[name]
     model = load('gpu.backbones').build_model(network, 'triton')
     with pytest.raises(RuntimeError, match='there is no GPU'):
         model.eval()(torch.zeros(1, 3, 64, 64))
-    named = {
-        module.attn_backend
-        for module in model.modules() if hasattr(module, 'attn_backend')
-    }
+    named = {module.attn_backend for module in model.modules() if hasattr(module, 'attn_backend')}
     assert named == {'triton'}
 
 
 @pytest.mark.parametrize('name', ['stl', 'small'])
-@pytest.mark.parametrize('model, fused', [('swin', False),
-                                          ('swin fused', True)])
+@pytest.mark.parametrize('model, fused', [('swin', False), ('swin fused', True)])
 def test_swin_is_fused_on_request(load, name, model, fused):
     pytest.importorskip('timm')
     network = load('gpu.sizes').DRY.networks[name]
     found = load('gpu.backbones').build_model(network, model)
-    assert {
-        module.fused_attn
-        for module in found.modules() if hasattr(module, 'fused_attn')
-    } == {fused}
+    assert {module.fused_attn for module in found.modules() if hasattr(module, 'fused_attn')} == {
+        fused
+    }
 
 
 def test_regions_can_be_routed_twice(load):
     problems = load('problems')
     problem = problems.Problem(2, 8, 8, 32, 2, 3)
     once = problems.make_inputs(problem, 'cpu', 'fp32').index
-    twice = problems.make_inputs(
-        problem._replace(repeated=True), 'cpu', 'fp32').index
+    twice = problems.make_inputs(problem._replace(repeated=True), 'cpu', 'fp32').index
     for i, j in ((0, 0), (1, 0), (2, 1)):
         assert torch.equal(twice[..., i], once[..., j])
 
 
 def test_a_rotating_timer_runs_the_steps_in_turn(load, monkeypatch):
     measure = load('measure')
-    clock, calls = [0.], []
+    clock, calls = [0.0], []
     monkeypatch.setattr(measure.time, 'perf_counter', lambda: clock[0])
 
     def make(name):
@@ -148,11 +147,15 @@ def test_a_graph_is_recorded_after_warming_up(load, monkeypatch):
     """With stand-ins: a GPU alone shows that the order is right."""
     events = []
     monkeypatch.setattr(
-        torch.cuda, 'Stream', lambda: SimpleNamespace(
-            wait_stream=lambda other: events.append('side waits')))
+        torch.cuda,
+        'Stream',
+        lambda: SimpleNamespace(wait_stream=lambda other: events.append('side waits')),
+    )
     monkeypatch.setattr(
-        torch.cuda, 'current_stream', lambda: SimpleNamespace(
-            wait_stream=lambda other: events.append('waits for side')))
+        torch.cuda,
+        'current_stream',
+        lambda: SimpleNamespace(wait_stream=lambda other: events.append('waits for side')),
+    )
 
     @contextlib.contextmanager
     def block(name):
@@ -163,13 +166,20 @@ def test_a_graph_is_recorded_after_warming_up(load, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'stream', lambda stream: block('side'))
     monkeypatch.setattr(torch.cuda, 'graph', lambda graph: block('graph'))
     monkeypatch.setattr(
-        torch.cuda, 'CUDAGraph',
-        lambda: SimpleNamespace(replay=lambda: events.append('replay')))
+        torch.cuda, 'CUDAGraph', lambda: SimpleNamespace(replay=lambda: events.append('replay'))
+    )
     replay = load('measure').capture(lambda: events.append('step'))
     replay()
     assert events == [
-        'side waits', 'side begins', *['step'] * 3, 'side ends',
-        'waits for side', 'graph begins', 'step', 'graph ends', 'replay'
+        'side waits',
+        'side begins',
+        *['step'] * 3,
+        'side ends',
+        'waits for side',
+        'graph begins',
+        'step',
+        'graph ends',
+        'replay',
     ]
 
 
@@ -185,7 +195,9 @@ def test_failures_of_tests_are_written_as_they_happen(load):
                 failed=outcome == 'failed',
                 when=when,
                 nodeid='test_x',
-                longrepr=text))
+                longrepr=text,
+            )
+        )
 
     report('passed', 'setup')
     report('passed')
@@ -193,11 +205,12 @@ def test_failures_of_tests_are_written_as_they_happen(load):
     report('skipped', 'setup')
     report('failed', 'call', 'x.py:1: in f\nE   assert 1 == 2\nE   more')
     recorder.pytest_collectreport(
-        SimpleNamespace(failed=True, nodeid='y.py', longrepr='cannot import'))
+        SimpleNamespace(failed=True, nodeid='y.py', longrepr='cannot import')
+    )
     assert recorder.counts == dict(passed=1, failed=2, skipped=1)
     assert rows == [
         dict(test='test_x', error='assert 1 == 2'),
-        dict(test='y.py', error='cannot import')
+        dict(test='y.py', error='cannot import'),
     ]
 
 

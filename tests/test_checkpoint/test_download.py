@@ -1,5 +1,5 @@
-"""Downloads against a server that is cut off, changes, lies, or is not there.
-"""
+"""Downloads against a server that is cut off, changes, lies, or is not there."""
+
 import hashlib
 import os
 import subprocess
@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from process_runner import free_port, launcher_variables, start
 
-from biformer_mm.checkpoint import CheckpointError, download as module
+from biformer_mm.checkpoint import CheckpointError
+from biformer_mm.checkpoint import download as module
 from biformer_mm.checkpoint.download import download
 
 DATA = bytes(range(256)) * 3000
@@ -37,7 +38,6 @@ class Site:
 
 
 class _Handler(BaseHTTPRequestHandler):
-
     def do_GET(self):
         site = self.server.site
         asked = self.headers.get('Range')
@@ -45,9 +45,8 @@ class _Handler(BaseHTTPRequestHandler):
         if site.status != 200:
             return self.send_error(site.status)
         data, status = site.data, 200
-        if asked and site.ranges and (self.headers['If-Range']
-                                      in (site.etag, site.modified)):
-            start = int(asked[len('bytes='):-1])
+        if asked and site.ranges and (self.headers['If-Range'] in (site.etag, site.modified)):
+            start = int(asked[len('bytes=') : -1])
             if start >= len(data):
                 return self.send_error(416)
             status, data = 206, data[start:]
@@ -56,10 +55,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header('Content-Length', site.length or len(data))
         if status == 206:
             total = len(site.data)
-            self.send_header('Content-Range',
-                             f'bytes {start}-{total - 1}/{total}')
-        for name, value in (('ETag', site.etag), ('Last-Modified',
-                                                  site.modified)):
+            self.send_header('Content-Range', f'bytes {start}-{total - 1}/{total}')
+        for name, value in (('ETag', site.etag), ('Last-Modified', site.modified)):
             if value:
                 self.send_header(name, value)
         self.end_headers()
@@ -80,8 +77,7 @@ def site():
     server = ThreadingHTTPServer(('127.0.0.1', 0), _Handler)
     server.site = Site()
     server.site.url = f'http://127.0.0.1:{server.server_port}/a.pth'
-    threading.Thread(
-        target=server.serve_forever, args=(0.02, ), daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server.site
     server.shutdown()
     server.server_close()
@@ -111,16 +107,18 @@ def test_a_file_is_kept_and_not_asked_for_again(length, site, tmp_path):
     assert site.requests == [None]
 
 
-@pytest.mark.parametrize('change', [
-    dict(),
-    dict(etag=None, modified='Fri, 20 Nov 2026 00:00:00 GMT'),
-    dict(etag='W/"1"', modified='Fri, 20 Nov 2026 00:00:00 GMT'),
-])
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(),
+        dict(etag=None, modified='Fri, 20 Nov 2026 00:00:00 GMT'),
+        dict(etag='W/"1"', modified='Fri, 20 Nov 2026 00:00:00 GMT'),
+    ],
+)
 def test_goes_on_where_it_was_cut_off(change, site, tmp_path):
     vars(site).update(change)
     message = cut_off(site, tmp_path)
-    assert message.startswith(f'{site.url} was cut off after 100000 of '
-                              f'{len(DATA)} bytes (')
+    assert message.startswith(f'{site.url} was cut off after 100000 of {len(DATA)} bytes (')
     assert message.endswith('which goes on from there if it can')
     assert not (tmp_path / 'a.pth').exists()
     assert content(tmp_path)['a.pth.part'] == DATA[:100000]
@@ -129,12 +127,10 @@ def test_goes_on_where_it_was_cut_off(change, site, tmp_path):
     assert site.requests == [None, 'bytes=100000-']
 
 
-@pytest.mark.parametrize('change', [
-    dict(ranges=False),
-    dict(etag='"2"', data=OTHER),
-    dict(etag=None),
-    dict(etag='W/"1"'),
-])
+@pytest.mark.parametrize(
+    'change',
+    [dict(ranges=False), dict(etag='"2"', data=OTHER), dict(etag=None), dict(etag='W/"1"')],
+)
 def test_begins_anew_if_it_cannot_go_on(change, site, tmp_path):
     if 'data' not in change:
         vars(site).update(change)
@@ -162,9 +158,12 @@ def test_a_part_that_is_complete_is_fetched_anew(site, tmp_path):
 def test_a_wrong_part_is_refused(site, tmp_path, monkeypatch):
     cut_off(site, tmp_path)
     monkeypatch.setattr(
-        _Handler, 'send_header',
+        _Handler,
+        'send_header',
         lambda self, name, value: BaseHTTPRequestHandler.send_header(
-            self, name, value if name != 'Content-Range' else 'bytes 0-9/10'))
+            self, name, value if name != 'Content-Range' else 'bytes 0-9/10'
+        ),
+    )
     with pytest.raises(CheckpointError, match=r'another part .* remove .*\.p'):
         download(site.url, str(tmp_path))
     assert not (tmp_path / 'a.pth').exists()
@@ -173,8 +172,8 @@ def test_a_wrong_part_is_refused(site, tmp_path, monkeypatch):
 def test_a_length_that_is_not_reached(site, tmp_path):
     site.length = len(DATA) + 7
     with pytest.raises(
-            CheckpointError,
-            match=f'cut off after {len(DATA)} of {len(DATA) + 7} bytes'):
+        CheckpointError, match=f'cut off after {len(DATA)} of {len(DATA) + 7} bytes'
+    ):
         download(site.url, str(tmp_path))
     assert not (tmp_path / 'a.pth').exists()
 
@@ -194,7 +193,8 @@ def named(site, name, fragment=''):
         ('model_1x-20260131.pth', ''),  # a date, no hash
         ('model-small.pth', ''),
         ('a.pth', '#elsewhere'),
-    ])
+    ],
+)
 def test_a_hash_that_is_right(name, fragment, site, tmp_path):
     for _ in range(2):
         path = download(named(site, name, fragment), str(tmp_path))
@@ -202,17 +202,21 @@ def test_a_hash_that_is_right(name, fragment, site, tmp_path):
     assert content(tmp_path) == {name: DATA}
 
 
-@pytest.mark.parametrize('name, fragment, expected', [
-    ('model-0badc0de.pth', '', '0badc0de'),
-    ('a.pth', '#sha256=0badc0de', '0badc0de'),
-    (f'model-{SHA[:8]}.pth', '#sha256=' + 32 * 'EF', 32 * 'ef'),
-])
+@pytest.mark.parametrize(
+    'name, fragment, expected',
+    [
+        ('model-0badc0de.pth', '', '0badc0de'),
+        ('a.pth', '#sha256=0badc0de', '0badc0de'),
+        (f'model-{SHA[:8]}.pth', '#sha256=' + 32 * 'EF', 32 * 'ef'),
+    ],
+)
 def test_a_hash_that_is_wrong(name, fragment, expected, site, tmp_path):
     url = named(site, name, fragment)
     with pytest.raises(CheckpointError) as error:
         download(url, str(tmp_path))
     assert str(error.value).startswith(
-        f'{url} is to have the sha256 {expected}, and what came has {SHA};')
+        f'{url} is to have the sha256 {expected}, and what came has {SHA};'
+    )
     assert content(tmp_path) == {}
 
 
@@ -223,7 +227,8 @@ def test_the_hash_of_what_is_kept_is_looked_at(site, tmp_path):
         download(named(site, kept.name), str(tmp_path))
     found = hashlib.sha256(OTHER).hexdigest()
     assert str(error.value).startswith(
-        f'{kept}, kept of an earlier download, has the sha256 {found}, and ')
+        f'{kept}, kept of an earlier download, has the sha256 {found}, and '
+    )
     assert str(error.value).endswith('remove that file to download it again')
     assert kept.read_bytes() == OTHER and site.requests == []
 
@@ -238,23 +243,27 @@ def test_a_hash_must_be_one(fragment, site, tmp_path):
 def test_what_the_server_says(status, site, tmp_path):
     site.status = status
     with pytest.raises(
-            CheckpointError,
-            match=rf'^{site.url} cannot be downloaded \(the server says '
-            rf'{status} [A-Z].*\); several public links are dead: '):
+        CheckpointError,
+        match=rf'^{site.url} cannot be downloaded \(the server says '
+        rf'{status} [A-Z].*\); several public links are dead: ',
+    ):
         download(site.url, str(tmp_path))
     assert content(tmp_path) == {}
 
 
-@pytest.mark.parametrize('url, reason', [
-    ('http://127.0.0.1:{}/a.pth', 'refused'),
-    ('http://nowhere.invalid/a.pth', r'\(\[Errno -\d+\] [A-Z]'),
-    ('http://[::bad/a.pth', 'IPv6'),
-    ('http://127.0.0.1:port/a.pth', 'port'),
-    ('http://127.0.0.1:{}/', 'names no file'),
-    ('http://127.0.0.1:{}/..', 'names no file'),
-    ('http://127.0.0.1:{}/a\n.pth', r"control characters; .*a\\n\.pth'"),
-    ('http://127.0.0.1:{}/a\0.pth', r"control characters; .*a\\x00"),
-])
+@pytest.mark.parametrize(
+    'url, reason',
+    [
+        ('http://127.0.0.1:{}/a.pth', 'refused'),
+        ('http://nowhere.invalid/a.pth', r'\(\[Errno -\d+\] [A-Z]'),
+        ('http://[::bad/a.pth', 'IPv6'),
+        ('http://127.0.0.1:port/a.pth', 'port'),
+        ('http://127.0.0.1:{}/', 'names no file'),
+        ('http://127.0.0.1:{}/..', 'names no file'),
+        ('http://127.0.0.1:{}/a\n.pth', r"control characters; .*a\\n\.pth'"),
+        ('http://127.0.0.1:{}/a\0.pth', r'control characters; .*a\\x00'),
+    ],
+)
 def test_where_no_server_is(url, reason, tmp_path):
     with pytest.raises(CheckpointError, match=reason) as error:
         download(url.format(free_port()), str(tmp_path))
@@ -274,16 +283,18 @@ def test_a_server_that_is_silent(site, tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be(site, tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(
-            CheckpointError,
-            match=f'^{site.url} cannot be kept in .*file/folder .*TORCH_HOME'):
+        CheckpointError, match=f'^{site.url} cannot be kept in .*file/folder .*TORCH_HOME'
+    ):
         download(site.url, str(tmp_path / 'file' / 'folder'))
 
 
 def test_two_processes_fetch_it_once(site, tmp_path):
     """And a third goes on where one was killed."""
-    code = ('import sys\n'
-            'from biformer_mm.checkpoint.download import download\n'
-            'print(download(*sys.argv[1:]))')
+    code = (
+        'import sys\n'
+        'from biformer_mm.checkpoint.download import download\n'
+        'print(download(*sys.argv[1:]))'
+    )
     command = [sys.executable, '-c', code, site.url, str(tmp_path)]
     site.pause = 60
     killed = subprocess.Popen(command)
@@ -295,13 +306,9 @@ def test_two_processes_fetch_it_once(site, tmp_path):
     killed.kill()
     killed.wait()
     site.pause = 2
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
-        assert process.communicate(timeout=60)[0].strip() == str(tmp_path /
-                                                                 'a.pth')
+        assert process.communicate(timeout=60)[0].strip() == str(tmp_path / 'a.pth')
     assert content(tmp_path) == {'a.pth': DATA}
     assert len(site.requests) == 2 and site.requests[1].startswith('bytes=')
 
@@ -312,8 +319,7 @@ def test_threads_at_once_do_no_harm(site, tmp_path, monkeypatch):
             monkeypatch.setattr(module, 'fcntl', None)
         folder = tmp_path / str(locks)
         threads = [
-            threading.Thread(target=download, args=(site.url, str(folder)))
-            for _ in range(4)
+            threading.Thread(target=download, args=(site.url, str(folder))) for _ in range(4)
         ]
         for thread in threads:
             thread.start()
@@ -322,8 +328,7 @@ def test_threads_at_once_do_no_harm(site, tmp_path, monkeypatch):
         assert content(folder) == {'a.pth': DATA}
 
 
-def test_what_another_process_removes_first_is_no_failure(
-        site, tmp_path, monkeypatch):
+def test_what_another_process_removes_first_is_no_failure(site, tmp_path, monkeypatch):
     monkeypatch.setattr(module, 'fcntl', None)
     remove = os.remove
 
@@ -344,7 +349,7 @@ def test_without_locks_nothing_is_left_over(site, tmp_path, monkeypatch):
 
 
 # Gloo's threads are joined at the end, else they may abort the process.
-DISTRIBUTED = '''
+DISTRIBUTED = """
 import gc, sys, torch
 torch.hub.set_dir(sys.argv[2])
 from biformer_mm.checkpoint import CheckpointError
@@ -357,22 +362,24 @@ except CheckpointError as error:
     print('error:', error)
 torch.distributed.destroy_process_group()
 gc.collect()
-'''
+"""
 
 
 @pytest.mark.parametrize('status', [200, 404])
-def test_rank_0_goes_first_and_its_failure_is_everybodys(
-        status, site, tmp_path):
+def test_rank_0_goes_first_and_its_failure_is_everybodys(status, site, tmp_path):
     site.status = status
     port = str(free_port())
     processes = [
-        start([sys.executable, '-c', DISTRIBUTED, site.url, tmp_path],
-              tmp_path,
-              MASTER_ADDR='127.0.0.1',
-              MASTER_PORT=port,
-              OMP_NUM_THREADS='1',
-              PYTHONPATH=os.pathsep.join(sys.path),
-              **launcher_variables('pytorch', rank, 2)) for rank in range(2)
+        start(
+            [sys.executable, '-c', DISTRIBUTED, site.url, tmp_path],
+            tmp_path,
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=port,
+            OMP_NUM_THREADS='1',
+            PYTHONPATH=os.pathsep.join(sys.path),
+            **launcher_variables('pytorch', rank, 2),
+        )
+        for rank in range(2)
     ]
     outputs = [process.communicate(timeout=100)[0] for process in processes]
     for process, output in zip(processes, outputs):

@@ -1,4 +1,5 @@
 """MMEngine's loader of checkpoints, once tools have replaced it."""
+
 import argparse
 import codecs
 import os
@@ -33,7 +34,6 @@ class Runs:
 
 
 class Toy(BaseModel):
-
     def __init__(self):
         super().__init__()
         self.fc = nn.Linear(2, 1)
@@ -64,7 +64,8 @@ def train(work_dir, max_epochs=2, **kwargs):
             dataset=[dict(x=torch.ones(2)) for _ in range(4)],
             sampler=dict(type='DefaultSampler', shuffle=False),
             collate_fn=dict(type='default_collate'),
-            batch_size=1),
+            batch_size=1,
+        ),
         train_cfg=dict(by_epoch=True, max_epochs=max_epochs),
         optim_wrapper=dict(optimizer=dict(type='AdamW')),
         param_scheduler=dict(type='LinearLR', start_factor=0.1),
@@ -72,7 +73,8 @@ def train(work_dir, max_epochs=2, **kwargs):
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
         randomness=dict(seed=0),
         experiment_name=work_dir.name,
-        **kwargs)
+        **kwargs,
+    )
     runner.train()
     return runner
 
@@ -95,12 +97,12 @@ def test_only_trust_runs_code(scheme, tmp_path, monkeypatch):
     torch.save(dict(state_dict=weights, more=Runs(proof)), path)
     name = str(path)
     if scheme:
-        monkeypatch.setattr('biformer_mm.checkpoint.files._download',
-                            lambda url: str(path))
+        monkeypatch.setattr('biformer_mm.checkpoint.files._download', lambda url: str(path))
         name = 'http://example.org/a.pth'
     if scheme in ('mmcls', 'open-mmlab'):
-        monkeypatch.setitem(mmengine_loader._LISTS, scheme,
-                            lambda: dict(toy='https://example.org/a.pth'))
+        monkeypatch.setitem(
+            mmengine_loader._LISTS, scheme, lambda: dict(toy='https://example.org/a.pth')
+        )
         name = f'{scheme}://toy'
     read_as_data(Config())
     with pytest.raises(CheckpointError, match='would run code.* --trust'):
@@ -122,13 +124,16 @@ def test_paths_in_mmengines_home(tmp_path, monkeypatch):
     assert 'fc.weight' in load_checkpoint(Toy(), 'open-mmlab://toy')
 
 
-@pytest.mark.parametrize('name, message', [
-    ('torchvision://resnet5O', "got 'resnet5O': give another, .*resnet50"),
-    ('open-mmlab://' + 'x' * 9, 'give another, such as '),
-    ('pavi://a.pth', '^pavi://a.pth cannot be fetched '),
-    ('s3://bucket/a.pth', '^s3://bucket/a.pth cannot be fetched '),
-    ('nowhere.pth', 'there is no checkpoint nowhere.pth'),
-])
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('torchvision://resnet5O', "got 'resnet5O': give another, .*resnet50"),
+        ('open-mmlab://' + 'x' * 9, 'give another, such as '),
+        ('pavi://a.pth', '^pavi://a.pth cannot be fetched '),
+        ('s3://bucket/a.pth', '^s3://bucket/a.pth cannot be fetched '),
+        ('nowhere.pth', 'there is no checkpoint nowhere.pth'),
+    ],
+)
 def test_what_is_not_there_is_one_line(name, message):
     read_as_data(Config())
     with pytest.raises(CheckpointError, match=message) as error:
@@ -137,10 +142,10 @@ def test_what_is_not_there_is_one_line(name, message):
 
 
 def test_deprecated_names_still_count(monkeypatch):
-    monkeypatch.setattr(mmengine_loader, 'get_deprecated_model_names',
-                        lambda: dict(old='new'))
-    monkeypatch.setitem(mmengine_loader._LISTS, 'openmmlab',
-                        lambda: dict(new='https://example.org/a.pth'))
+    monkeypatch.setattr(mmengine_loader, 'get_deprecated_model_names', lambda: dict(old='new'))
+    monkeypatch.setitem(
+        mmengine_loader._LISTS, 'openmmlab', lambda: dict(new='https://example.org/a.pth')
+    )
     resolve = mmengine_loader._resolve
     assert resolve('openmmlab://old') == 'https://example.org/a.pth'
     name, url = next(iter(get_external_models().items()))
@@ -153,9 +158,8 @@ def test_a_training_resumes_as_a_whole(tmp_path):
     expected = torch.load(tmp_path / 'whole/epoch_2.pth', weights_only=False)
     read_as_data(Config(), TRUST)
     again = train(
-        tmp_path / 'again',
-        load_from=str(tmp_path / 'whole' / 'epoch_1.pth'),
-        resume=True)
+        tmp_path / 'again', load_from=str(tmp_path / 'whole' / 'epoch_1.pth'), resume=True
+    )
     assert not (tmp_path / 'again' / 'epoch_1.pth').exists()
     found = torch.load(tmp_path / 'again/epoch_2.pth', weights_only=False)
     assert found['meta']['iter'] == 8
@@ -166,9 +170,9 @@ def test_a_training_resumes_as_a_whole(tmp_path):
     for key, state in expected['optimizer']['state'].items():
         for name, value in state.items():
             torch.testing.assert_close(
-                found['optimizer']['state'][key][name], value, rtol=0, atol=0)
-    resumed, history = (
-        run.message_hub.get_scalar('train/loss') for run in (again, whole))
+                found['optimizer']['state'][key][name], value, rtol=0, atol=0
+            )
+    resumed, history = (run.message_hub.get_scalar('train/loss') for run in (again, whole))
     assert type(resumed) is HistoryBuffer and len(resumed.data[0]) == 8
     for a, b in zip(resumed.data, history.data):
         np.testing.assert_array_equal(a, b)
@@ -178,8 +182,7 @@ def test_a_training_resumes_as_a_whole(tmp_path):
 def test_what_hooks_keep_is_resumed(tmp_path):
     """The best score, a scaler's state, and numbers wherever they are."""
     path = str(tmp_path / 'a.pth')
-    scaler = torch.amp.GradScaler('cpu').state_dict() if hasattr(
-        torch, 'amp') else {}
+    scaler = torch.amp.GradScaler('cpu').state_dict() if hasattr(torch, 'amp') else {}
     torch.save(
         dict(
             state_dict=Toy().state_dict(),
@@ -187,7 +190,11 @@ def test_what_hooks_keep_is_resumed(tmp_path):
             message_hub=dict(
                 runtime_info=dict(best_score=np.float64(0.25)),
                 log_scalars={},
-                resumed_keys=dict(best_score=True))), path)
+                resumed_keys=dict(best_score=True),
+            ),
+        ),
+        path,
+    )
     read_as_data(Config())
     content = load_checkpoint(Toy(), path)
     assert content['optimizer']['loss_scaler'] == scaler
@@ -205,8 +212,7 @@ def test_no_config_in_a_checkpoint_is_run(hide, tmp_path):
     train(tmp_path / f'one_{hide}', 1)
     path, proof = tmp_path / f'one_{hide}' / 'epoch_1.pth', tmp_path / 'proof'
     content = OrderedDict(torch.load(path, weights_only=False))
-    content['meta'] = OrderedDict(
-        content['meta'], config=f'open({str(proof)!r}, "w").close()')
+    content['meta'] = OrderedDict(content['meta'], config=f'open({str(proof)!r}, "w").close()')
     if hide == 'pop':
         vars(content['meta'])['pop'] = argparse.Namespace
     elif hide:
@@ -219,38 +225,42 @@ def test_no_config_in_a_checkpoint_is_run(hide, tmp_path):
     assert again.iter == 8 and not proof.exists()
 
 
-@pytest.mark.parametrize('best, is_kept', [
-    ('{here}/best_acc_epoch_3.pth', True),
-    ('{here}/../{name}/best_acc_epoch_3.pth', True),
-    ('{here}/thesis.pth', False),
-    ('{here}/best_acc_epoch_3.pth/../../thesis.pth', False),
-    ('{here}/..', False),
-    ('{here}/elsewhere/best_acc_epoch_3.pth', False),
-    ('/home', False),
-    (7, False),
-])
-def test_a_checkpoint_names_nothing_else_to_remove(best, is_kept, tmp_path,
-                                                   monkeypatch):
+@pytest.mark.parametrize(
+    'best, is_kept',
+    [
+        ('{here}/best_acc_epoch_3.pth', True),
+        ('{here}/../{name}/best_acc_epoch_3.pth', True),
+        ('{here}/thesis.pth', False),
+        ('{here}/best_acc_epoch_3.pth/../../thesis.pth', False),
+        ('{here}/..', False),
+        ('{here}/elsewhere/best_acc_epoch_3.pth', False),
+        ('/home', False),
+        (7, False),
+    ],
+)
+def test_a_checkpoint_names_nothing_else_to_remove(best, is_kept, tmp_path, monkeypatch):
     """MMEngine's CheckpointHook removes the last best one, file or folder,
     and those of too many steps, as the checkpoint it resumes from says."""
     monkeypatch.chdir(tmp_path)
     if isinstance(best, str):
         best = best.format(here=tmp_path, name=tmp_path.name)
-    info = dict(best_ckpt=best, best_ckpt_acc=best, best_score=1., iter=3)
-    names = (dict(keep_ckpt_ids=[1, 2]), dict(keep_ckpt_ids=['../../a', 2]),
-             dict(keep_ckpt_ids='ab'))
+    info = dict(best_ckpt=best, best_ckpt_acc=best, best_score=1.0, iter=3)
+    names = (
+        dict(keep_ckpt_ids=[1, 2]),
+        dict(keep_ckpt_ids=['../../a', 2]),
+        dict(keep_ckpt_ids='ab'),
+    )
     read_as_data(Config())
     for number, ids in enumerate(names):
-        hub = dict(
-            runtime_info=dict(info, **ids), log_scalars={}, resumed_keys={})
-        torch.save(
-            dict(state_dict=Toy().state_dict(), message_hub=hub), 'a.pth')
+        hub = dict(runtime_info=dict(info, **ids), log_scalars={}, resumed_keys={})
+        torch.save(dict(state_dict=Toy().state_dict(), message_hub=hub), 'a.pth')
         found = load_checkpoint(Toy(), 'a.pth')['message_hub']['runtime_info']
         assert found == dict(
             info,
             best_ckpt=best if is_kept else None,
             best_ckpt_acc=best if is_kept else None,
-            keep_ckpt_ids=[1, 2] if number == 0 else [])
+            keep_ckpt_ids=[1, 2] if number == 0 else [],
+        )
 
 
 def test_trust_reaches_the_backbones():
@@ -261,13 +271,11 @@ def test_trust_reaches_the_backbones():
     def model():
         return dict(
             backbone=backbone(type='Pretrained', checkpoint='a.pth'),
-            teachers=[
-                dict(
-                    type='mmengine.BiFormer', init_cfg=dict(type='Pretrained'))
-            ],
+            teachers=[dict(type='mmengine.BiFormer', init_cfg=dict(type='Pretrained'))],
             other=dict(type='ResNet', init_cfg=dict(type='Pretrained')),
             fresh=backbone(type='Kaiming'),
-            none=dict(type='BiFormer', init_cfg=None))
+            none=dict(type='BiFormer', init_cfg=None),
+        )
 
     cfg = Config(dict(model=model()))
     read_as_data(cfg)

@@ -2,28 +2,24 @@
 
 The names below are those of mmdet 2.28.2 and mmseg 0.30.0.
 """
+
+import golden
 import pytest
 import torch
 from config_checks import build, load
 
-import golden
 from biformer_mm.checkpoint import CheckpointError, convert_model
 
 CLASSES = ('cat', 'dog')
 
 
 def affine(*layers):
-    return {
-        f'{layer}.{kind}'
-        for layer in layers
-        for kind in ('weight', 'bias')
-    }
+    return {f'{layer}.{kind}' for layer in layers for kind in ('weight', 'bias')}
 
 
 def normed(*layers):
     """A convolution without bias and its batch norm."""
-    norm = ('weight', 'bias', 'running_mean', 'running_var',
-            'num_batches_tracked')
+    norm = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
     return {
         f'{layer}.{name}'
         for layer in layers
@@ -36,33 +32,49 @@ def numbered(layer, count):
 
 
 def fpn(levels_in, levels_out):
-    return affine(*numbered('neck.lateral_convs.{}.conv', levels_in),
-                  *numbered('neck.fpn_convs.{}.conv', levels_out))
+    return affine(
+        *numbered('neck.lateral_convs.{}.conv', levels_in),
+        *numbered('neck.fpn_convs.{}.conv', levels_out),
+    )
 
 
 OLD_NAMES = {
-    'retinanet_biformer_s_1x':
-    fpn(3, 5) | affine(*numbered('bbox_head.cls_convs.{}.conv', 4),
-                       *numbered('bbox_head.reg_convs.{}.conv', 4),
-                       'bbox_head.retina_cls', 'bbox_head.retina_reg'),
-    'mask_rcnn_biformer_s_1x':
-    fpn(4, 4)
-    | affine('rpn_head.rpn_conv', 'rpn_head.rpn_cls', 'rpn_head.rpn_reg',
-             *numbered('roi_head.bbox_head.shared_fcs.{}', 2),
-             'roi_head.bbox_head.fc_cls', 'roi_head.bbox_head.fc_reg',
-             *numbered('roi_head.mask_head.convs.{}.conv', 4),
-             'roi_head.mask_head.upsample', 'roi_head.mask_head.conv_logits'),
-    'semantic_fpn_biformer_s_80k':
-    fpn(4, 4) | affine('decode_head.conv_seg')
-    | normed('decode_head.scale_heads.0.0', 'decode_head.scale_heads.1.0',
-             *numbered('decode_head.scale_heads.2.{}', 3)[::2],
-             *numbered('decode_head.scale_heads.3.{}', 5)[::2]),
-    'upernet_biformer_s_160k':
-    affine('decode_head.conv_seg', 'auxiliary_head.conv_seg') | normed(
-        *numbered('decode_head.psp_modules.{}.1', 4), 'decode_head.bottleneck',
+    'retinanet_biformer_s_1x': fpn(3, 5)
+    | affine(
+        *numbered('bbox_head.cls_convs.{}.conv', 4),
+        *numbered('bbox_head.reg_convs.{}.conv', 4),
+        'bbox_head.retina_cls',
+        'bbox_head.retina_reg',
+    ),
+    'mask_rcnn_biformer_s_1x': fpn(4, 4)
+    | affine(
+        'rpn_head.rpn_conv',
+        'rpn_head.rpn_cls',
+        'rpn_head.rpn_reg',
+        *numbered('roi_head.bbox_head.shared_fcs.{}', 2),
+        'roi_head.bbox_head.fc_cls',
+        'roi_head.bbox_head.fc_reg',
+        *numbered('roi_head.mask_head.convs.{}.conv', 4),
+        'roi_head.mask_head.upsample',
+        'roi_head.mask_head.conv_logits',
+    ),
+    'semantic_fpn_biformer_s_80k': fpn(4, 4)
+    | affine('decode_head.conv_seg')
+    | normed(
+        'decode_head.scale_heads.0.0',
+        'decode_head.scale_heads.1.0',
+        *numbered('decode_head.scale_heads.2.{}', 3)[::2],
+        *numbered('decode_head.scale_heads.3.{}', 5)[::2],
+    ),
+    'upernet_biformer_s_160k': affine('decode_head.conv_seg', 'auxiliary_head.conv_seg')
+    | normed(
+        *numbered('decode_head.psp_modules.{}.1', 4),
+        'decode_head.bottleneck',
         *numbered('decode_head.lateral_convs.{}', 3),
-        *numbered('decode_head.fpn_convs.{}', 3), 'decode_head.fpn_bottleneck',
-        'auxiliary_head.convs.0'),
+        *numbered('decode_head.fpn_convs.{}', 3),
+        'decode_head.fpn_bottleneck',
+        'auxiliary_head.convs.0',
+    ),
 }
 
 
@@ -96,18 +108,15 @@ def released(name):
                 buffer.uniform_(0.5, 1.5)
     state = model.state_dict()
     # Today's names are the old ones.
-    assert {k
-            for k in state if not k.startswith('backbone.')} == OLD_NAMES[name]
+    assert {k for k in state if not k.startswith('backbone.')} == OLD_NAMES[name]
     weights = {
         f'backbone.{key}': value
-        for key, value in golden.section(
-            golden.load('backbone_state'), 'state').items()
+        for key, value in golden.section(golden.load('backbone_state'), 'state').items()
     }
     weights.update((key, state[key]) for key in sorted(OLD_NAMES[name]))
     return dict(
-        state_dict=weights,
-        meta=dict(mmcv_version='1.7', CLASSES=CLASSES),
-        optimizer=dict(state={})), model
+        state_dict=weights, meta=dict(mmcv_version='1.7', CLASSES=CLASSES), optimizer=dict(state={})
+    ), model
 
 
 def head_outputs(name, model, maps):
@@ -116,12 +125,11 @@ def head_outputs(name, model, maps):
     if name.startswith('retinanet'):
         return [x for level in model.bbox_head(maps) for x in level]
     if name.startswith('mask_rcnn'):
-        pooled = torch.randn(
-            2, 256, 14, 14, generator=torch.Generator().manual_seed(0))
+        pooled = torch.randn(2, 256, 14, 14, generator=torch.Generator().manual_seed(0))
         return [
             *(x for level in model.rpn_head(maps) for x in level),
             *model.roi_head.bbox_head(pooled[..., ::2, ::2]),
-            model.roi_head.mask_head(pooled)
+            model.roi_head.mask_head(pooled),
         ]
     heads = [model.decode_head]
     if model.with_auxiliary_head:
@@ -134,8 +142,9 @@ def head_outputs(name, model, maps):
 def test_whole_models_are_exact(name):
     checkpoint, model = released(name)
     converted = convert_model(checkpoint)
-    assert converted.task == ('seg' if 'decode_head.conv_seg.weight'
-                              in checkpoint['state_dict'] else 'det')
+    assert converted.task == (
+        'seg' if 'decode_head.conv_seg.weight' in checkpoint['state_dict'] else 'det'
+    )
     assert converted.meta == dict(dataset_meta=dict(classes=CLASSES))
     cfg = small(name)
     arrays = golden.load('backbone_s8_divisible')
@@ -147,8 +156,7 @@ def test_whole_models_are_exact(name):
     stages = ours.backbone.out_indices
     assert len(maps) == len(stages) >= 3
     for stage, out in zip(stages, maps):
-        golden.assert_close(out, arrays[f'out/{stage}'], golden.OUT_RTOL,
-                            f'out/{stage}')
+        golden.assert_close(out, arrays[f'out/{stage}'], golden.OUT_RTOL, f'out/{stage}')
     expected = head_outputs(name, model, maps)
     actual = head_outputs(name, ours, maps)
     assert len(actual) == len(expected) > 0
@@ -156,8 +164,7 @@ def test_whole_models_are_exact(name):
         assert out.std() > 0 and torch.equal(out, wanted)
 
 
-@pytest.mark.parametrize('golden_name, layout', [('classifier_s7', 0),
-                                                 ('classifier_stl_s7', 1)])
+@pytest.mark.parametrize('golden_name, layout', [('classifier_s7', 0), ('classifier_stl_s7', 1)])
 @pytest.mark.parametrize('token_labelling', [False, True])
 @torch.no_grad()
 def test_classifiers_are_exact(golden_name, layout, token_labelling):
@@ -168,8 +175,7 @@ def test_classifiers_are_exact(golden_name, layout, token_labelling):
     converted = convert_model(dict(model=weights, epoch=300))
     assert converted.task == 'cls' and converted.meta == {}
     assert ('epoch', 'training state') in converted.dropped
-    assert (('aux_head.weight', "token labelling's head")
-            in converted.dropped) == token_labelling
+    assert (('aux_head.weight', "token labelling's head") in converted.dropped) == token_labelling
     model = build(small('biformer_s_in1k', layout)).eval()
     model.load_state_dict(converted.weights, strict=True)
     logits = model.head(model.extract_feat(arrays['x']))
@@ -192,14 +198,14 @@ def test_everything_is_accounted_for():
     assert dropped['optimizer'] == 'training state'
     assert all(dropped[key] == 'running average (EMA)' for key in ema)
     # RetinaNet's neck starts at stride 8.
-    assert {k
-            for k in dropped if k.startswith('backbone.')} == {
-                'backbone.extra_norms.0.weight', 'backbone.extra_norms.0.bias'
-            }
+    assert {k for k in dropped if k.startswith('backbone.')} == {
+        'backbone.extra_norms.0.weight',
+        'backbone.extra_norms.0.bias',
+    }
     for name, origin in converted.origins.items():
         assert torch.equal(
-            converted.weights[name],
-            weights[origin].reshape(converted.weights[name].shape))
+            converted.weights[name], weights[origin].reshape(converted.weights[name].shape)
+        )
 
 
 def test_a_backbone_alone_keeps_our_names():
@@ -207,8 +213,9 @@ def test_a_backbone_alone_keeps_our_names():
     for given in (weights, {f'backbone.{k}': v for k, v in weights.items()}):
         converted = convert_model(given)
         assert converted.task is None
-        assert torch.equal(converted.weights['stem.0.weight'],
-                           weights['downsample_layers.0.0.weight'])
+        assert torch.equal(
+            converted.weights['stem.0.weight'], weights['downsample_layers.0.0.weight']
+        )
         assert set(converted.origins.values()) == set(given)
 
 
@@ -220,21 +227,25 @@ def test_our_own_models_pass_unchanged():
             state_dict=once.weights,
             meta=dict(once.meta, epoch=3),
             message_hub={},
-            ema_state_dict={}))
+            ema_state_dict={},
+        )
+    )
     assert list(again.weights) == list(once.weights)
     assert all(again.weights[k] is v for k, v in once.weights.items())
     assert all(ours == theirs for ours, theirs in again.origins.items())
     assert again.meta == once.meta
-    assert again.dropped == [('message_hub', 'training state'),
-                             ('ema_state_dict', 'running average (EMA)')]
+    assert again.dropped == [
+        ('message_hub', 'training state'),
+        ('ema_state_dict', 'running average (EMA)'),
+    ]
 
 
 def test_task_must_be_what_is_there():
     weights = golden.section(golden.load('classifier_s7'), 'state')
     assert convert_model(weights, 'cls').task == 'cls'
     with pytest.raises(
-            CheckpointError,
-            match="^a.pth is a classifier, not a detector; leave the task "):
+        CheckpointError, match='^a.pth is a classifier, not a detector; leave the task '
+    ):
         convert_model(weights, 'det', 'a.pth')
     del weights['head.weight'], weights['head.bias']
     with pytest.raises(CheckpointError, match='is a backbone alone, not a cl'):
@@ -246,7 +257,8 @@ def test_unknown_parts_are_named(name):
     checkpoint, _ = released('retinanet_biformer_s_1x')
     checkpoint['state_dict'][name] = torch.zeros(1)
     with pytest.raises(
-            CheckpointError,
-            match=rf'^a.pth is not a BiFormer classifier, .* 1 of its \d+ '
-            f'names are of none: {name}; give'):
+        CheckpointError,
+        match=rf'^a.pth is not a BiFormer classifier, .* 1 of its \d+ '
+        f'names are of none: {name}; give',
+    ):
         convert_model(checkpoint, source='a.pth')

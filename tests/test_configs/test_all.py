@@ -1,4 +1,5 @@
 """Every config that people run: it trains, predicts, saves and loads."""
+
 import pytest
 import torch
 from config_checks import NAMES, assert_trains, build, load, predict
@@ -15,17 +16,14 @@ def pixels():
 
 
 def detection_inputs(cfg):
-    return demo_mm_inputs(
-        1, [(3, *SIZE)], num_items=[2], num_classes=4, with_mask=True)
+    return demo_mm_inputs(1, [(3, *SIZE)], num_items=[2], num_classes=4, with_mask=True)
 
 
 def segmentation_inputs(cfg):
     samples = []
     for _ in range(2):  # batch norms want two
-        sample = SegDataSample(
-            metainfo=dict(img_shape=SIZE, ori_shape=SIZE, pad_shape=SIZE))
-        labels = torch.randint(0, cfg.model.decode_head.num_classes,
-                               (1, *SIZE))
+        sample = SegDataSample(metainfo=dict(img_shape=SIZE, ori_shape=SIZE, pad_shape=SIZE))
+        labels = torch.randint(0, cfg.model.decode_head.num_classes, (1, *SIZE))
         sample.gt_sem_seg = PixelData(data=labels)
         samples.append(sample)
     return dict(inputs=[pixels(), pixels()], data_samples=samples)
@@ -34,13 +32,11 @@ def segmentation_inputs(cfg):
 def classification_inputs(cfg):
     return dict(
         inputs=torch.stack([pixels(), pixels()]),
-        data_samples=[DataSample().set_gt_label(i) for i in range(2)])
+        data_samples=[DataSample().set_gt_label(i) for i in range(2)],
+    )
 
 
-INPUTS = dict(
-    mmdet=detection_inputs,
-    mmseg=segmentation_inputs,
-    mmpretrain=classification_inputs)
+INPUTS = dict(mmdet=detection_inputs, mmseg=segmentation_inputs, mmpretrain=classification_inputs)
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -48,10 +44,9 @@ def test_trains_predicts_saves_and_loads(name, tmp_path):
     cfg = load(name)
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = SIZE
-    for test_cfg in (cfg.model.get('test_cfg'), (cfg.model.get('test_cfg')
-                                                 or {}).get('rcnn')):
+    for test_cfg in (cfg.model.get('test_cfg'), (cfg.model.get('test_cfg') or {}).get('rcnn')):
         if 'score_thr' in (test_cfg or {}):
-            test_cfg.score_thr = 0.  # an untrained model is sure of nothing
+            test_cfg.score_thr = 0.0  # an untrained model is sure of nothing
     if 'num_queries' in cfg.model:
         cfg.model.num_queries = 100  # fewer than the small maps have places
     assert not cfg.get('find_unused_parameters')

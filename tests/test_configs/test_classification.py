@@ -1,9 +1,10 @@
 """The classifiers' configs against the recipe and the paper's ablations."""
+
 import pytest
 from config_checks import assert_small_delta, load
 
 from biformer_mm.models import BiFormer, BiLevelRoutingAttention
-from biformer_mm.models.attention import FullAttention
+from biformer_mm.models.layers.attention import FullAttention
 
 SIZES = {
     # arch, channels of the last stage, drop-path rate
@@ -22,18 +23,18 @@ def test_recipe(size):
         type='BiFormer',
         arch=arch,
         num_regions=7,
-        out_indices=(3, ),
+        out_indices=(3,),
         out_norm='BN',
-        drop_path_rate=drop_path_rate)
+        drop_path_rate=drop_path_rate,
+    )
     assert cfg.model.neck.type == 'GlobalAveragePooling'
     head = cfg.model.head
     assert head.type == 'LinearClsHead'
     assert (head.in_channels, head.num_classes) == (channels, 1000)
-    assert head.loss == dict(
-        type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')
+    assert head.loss == dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')
     assert cfg.model.train_cfg.augments == [
         dict(type='Mixup', alpha=0.8),
-        dict(type='CutMix', alpha=1.0)
+        dict(type='CutMix', alpha=1.0),
     ]
 
     pipeline = {t.type: t for t in cfg.train_dataloader.dataset.pipeline}
@@ -46,30 +47,29 @@ def test_recipe(size):
 
     assert cfg.train_dataloader.batch_size == 128
     assert cfg.auto_scale_lr.base_batch_size == 1024
-    assert cfg.optim_wrapper.optimizer == dict(
-        type='AdamW', lr=1e-3, weight_decay=0.05)
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-3, weight_decay=0.05)
     assert cfg.optim_wrapper.get('paramwise_cfg') is None
     assert cfg.train_cfg.max_epochs == 300
     warm_up, cosine = cfg.param_scheduler
-    assert (warm_up.type, warm_up.end, warm_up.by_epoch) == ('LinearLR', 5,
-                                                             True)
-    assert (cosine.type, cosine.begin,
-            cosine.by_epoch) == ('CosineAnnealingLR', 5, True)
+    assert (warm_up.type, warm_up.end, warm_up.by_epoch) == ('LinearLR', 5, True)
+    assert (cosine.type, cosine.begin, cosine.by_epoch) == ('CosineAnnealingLR', 5, True)
 
 
-@pytest.mark.parametrize(
-    'name', ['biformer_t_in1k', 'biformer_b_in1k', 'biformer_stl_in1k'])
+@pytest.mark.parametrize('name', ['biformer_t_in1k', 'biformer_b_in1k', 'biformer_stl_in1k'])
 def test_size_variants_are_small_deltas(name):
     assert_small_delta(name)
 
 
 # Paper, table 7: regions per side and routed regions, per stage.
-@pytest.mark.parametrize('name, num_regions, topks', [
-    ('biformer_stl_in1k', (7, 7, 7, 7), (1, 4, 16, 49)),
-    ('ablation/biformer_stl_k1-2-8-32_in1k', (7, 7, 7, 7), (1, 2, 8, 32)),
-    ('ablation/biformer_stl_k2-8-32-49_in1k', (7, 7, 7, 7), (2, 8, 32, 49)),
-    ('ablation/biformer_stl_s8-4-2-1_in1k', (8, 4, 2, 1), (2, 2, 2, 1)),
-])
+@pytest.mark.parametrize(
+    'name, num_regions, topks',
+    [
+        ('biformer_stl_in1k', (7, 7, 7, 7), (1, 4, 16, 49)),
+        ('ablation/biformer_stl_k1-2-8-32_in1k', (7, 7, 7, 7), (1, 2, 8, 32)),
+        ('ablation/biformer_stl_k2-8-32-49_in1k', (7, 7, 7, 7), (2, 8, 32, 49)),
+        ('ablation/biformer_stl_s8-4-2-1_in1k', (8, 4, 2, 1), (2, 2, 2, 1)),
+    ],
+)
 def test_rows_of_table_7(name, num_regions, topks):
     cfg = load(name).model.backbone
     cfg.pop('type')
@@ -83,14 +83,20 @@ def test_rows_of_table_7(name, num_regions, topks):
 
 
 # What one ablation changes of the config that it inherits.
-@pytest.mark.parametrize('name, base, change', [
-    ('biformer_stl_conv-stem_in1k', 'stl', dict(stem='conv')),
-    ('biformer_stl_pos-conv_in1k', 'stl', dict(pos_conv=True)),
-    ('biformer_stl_deep_in1k', 'stl',
-     dict(embed_dims=(64, 128, 256, 512), depths=(4, 4, 18, 4), mlp_ratio=3)),
-    ('biformer_s_patch-stem_in1k', 'small', dict(stem='patch')),
-    ('biformer_s_no-pos-conv_in1k', 'small', dict(pos_conv=False)),
-])
+@pytest.mark.parametrize(
+    'name, base, change',
+    [
+        ('biformer_stl_conv-stem_in1k', 'stl', dict(stem='conv')),
+        ('biformer_stl_pos-conv_in1k', 'stl', dict(pos_conv=True)),
+        (
+            'biformer_stl_deep_in1k',
+            'stl',
+            dict(embed_dims=(64, 128, 256, 512), depths=(4, 4, 18, 4), mlp_ratio=3),
+        ),
+        ('biformer_s_patch-stem_in1k', 'small', dict(stem='patch')),
+        ('biformer_s_no-pos-conv_in1k', 'small', dict(pos_conv=False)),
+    ],
+)
 def test_ablations_change_one_thing(name, base, change):
     arch = load(f'ablation/{name}').model.backbone.arch
     assert arch == dict(BiFormer.arch_zoo[base], **change)

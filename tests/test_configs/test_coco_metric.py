@@ -1,4 +1,5 @@
 """mmdet's two metrics of COCO: pycocotools and faster-coco-eval."""
+
 import json
 
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip('faster_coco_eval')
 @pytest.fixture(scope='module')
 def bench():
     import sys
+
     sys.path.insert(0, str(ROOT / 'benchmarks'))
     yield load_module(ROOT / 'benchmarks' / 'bench_coco_metric.py')
     sys.path.remove(str(ROOT / 'benchmarks'))
@@ -23,9 +25,7 @@ def test_figures_are_equal(bench, kind, tmp_path):
     assert any(x['iscrowd'] for x in truth['annotations'])
     path = tmp_path / 'truth.json'
     path.write_text(json.dumps(truth))
-    slow, fast = (
-        bench.evaluate(metric, str(path), samples, kind)[0]
-        for metric in bench.METRICS)
-    assert .1 < slow[f'{kind}_mAP'] < .9
+    slow, fast = (bench.evaluate(metric, str(path), samples, kind)[0] for metric in bench.METRICS)
+    assert 0.1 < slow[f'{kind}_mAP'] < 0.9
     assert len(slow) > len(bench.CLASSES)
     assert str(fast) == str(slow)  # as text: nan of classes without objects

@@ -1,4 +1,5 @@
 """The demo's configs against the data that they are made for."""
+
 import runpy
 
 import pytest
@@ -31,7 +32,7 @@ def test_segmentors_name_the_background_and_the_shapes(method):
 @pytest.mark.parametrize('task', TASKS.values(), ids=TASKS)
 def test_tool_makes_the_data_that_the_config_reads(task):
     cfg = load(task.config)
-    assert cfg.data_root == f"data/shapes/{task.data['layout']}/"
+    assert cfg.data_root == f'data/shapes/{task.data["layout"]}/'
     size = task.data.get('image_size', 160)
     for step in cfg.test_pipeline:
         assert step.get('scale', (size, size)) == (size, size)

@@ -1,7 +1,7 @@
 """The detectors' configs against the recipes, and whether they train."""
+
 import pytest
-from config_checks import (assert_no_decay_of_norms, assert_small_delta, build,
-                           load)
+from config_checks import assert_no_decay_of_norms, assert_small_delta, build, load
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
@@ -37,7 +37,7 @@ def test_recipe_of_both(method, size):
     assert loader.batch_size == 2 and loader.dataset.type == 'CocoDataset'
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=16)
     for split in (loader, cfg.val_dataloader, cfg.test_dataloader):
-        resize, = (t for t in split.dataset.pipeline if t.type == 'Resize')
+        (resize,) = (t for t in split.dataset.pipeline if t.type == 'Resize')
         assert resize.scale == (1333, 800) and resize.keep_ratio
 
 
@@ -52,10 +52,10 @@ def test_recipe_of_retinanet(size):
         out_channels=256,
         start_level=0,
         add_extra_convs='on_input',
-        num_outs=5)
+        num_outs=5,
+    )
     assert cfg.model.bbox_head.anchor_generator.strides == [8, 16, 32, 64, 128]
-    assert cfg.optim_wrapper.optimizer == dict(
-        type='AdamW', lr=1e-4, weight_decay=1e-4)
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4, weight_decay=1e-4)
     assert 'paramwise_cfg' not in cfg.optim_wrapper
     assert cfg.val_evaluator.metric == 'bbox'
 
@@ -65,10 +65,8 @@ def test_recipe_of_mask_rcnn(size):
     cfg = load(f'mask_rcnn_biformer_{size}_1x')
     channels, _, _ = SIZES[size]
     assert 'out_indices' not in cfg.model.backbone  # all four
-    assert cfg.model.neck == dict(
-        type='FPN', in_channels=channels, out_channels=256, num_outs=5)
-    assert cfg.optim_wrapper.optimizer == dict(
-        type='AdamW', lr=1e-4, weight_decay=0.05)
+    assert cfg.model.neck == dict(type='FPN', in_channels=channels, out_channels=256, num_outs=5)
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4, weight_decay=0.05)
     assert cfg.val_evaluator.metric == ['bbox', 'segm']
 
 
@@ -84,24 +82,22 @@ def test_size_variants_are_small_deltas(method, size):
 
 
 @pytest.mark.parametrize(
-    'name',
-    ['mask_rcnn_biformer_s_3x_ms', 'cascade_mask_rcnn_biformer_s_3x_ms'])
+    'name', ['mask_rcnn_biformer_s_3x_ms', 'cascade_mask_rcnn_biformer_s_3x_ms']
+)
 def test_3x_multi_scale(name):
     cfg = load(name)
-    assert cfg.model.type == dict(
-        mask_rcnn='MaskRCNN',
-        cascade_mask_rcnn='CascadeRCNN')[name.split('_biformer')[0]]
+    assert (
+        cfg.model.type
+        == dict(mask_rcnn='MaskRCNN', cascade_mask_rcnn='CascadeRCNN')[name.split('_biformer')[0]]
+    )
     assert cfg.model.backbone == load('mask_rcnn_biformer_s_1x').model.backbone
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr,
-            optimizer.weight_decay) == ('AdamW', 1e-4, 0.05)
-    assert cfg.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.)
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1e-4, 0.05)
+    assert cfg.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.0)
     assert cfg.train_cfg.max_epochs == 36
     assert cfg.param_scheduler[1].milestones == [27, 33]
-    choice, = (
-        t for t in cfg.train_dataloader.dataset.pipeline
-        if t.type == 'RandomChoice')
+    (choice,) = (t for t in cfg.train_dataloader.dataset.pipeline if t.type == 'RandomChoice')
     scales = choice.transforms[0][0].scales
     assert scales == [(short, 1333) for short in range(480, 801, 32)]
     assert 'RandomCrop' in [t.type for t in choice.transforms[1]]
@@ -112,15 +108,20 @@ def test_3x_multi_scale(name):
 def test_dino_is_mmdets_but_for_the_backbone():
     ours = load('dino_biformer_s_1x')
     theirs = Config.fromfile(
-        get_installed_path('mmdet') +
-        '/.mim/configs/dino/dino-4scale_r50_8xb2-12e_coco.py')
-    assert ours.model.backbone == load(
-        'retinanet_biformer_s_1x').model.backbone
+        get_installed_path('mmdet') + '/.mim/configs/dino/dino-4scale_r50_8xb2-12e_coco.py'
+    )
+    assert ours.model.backbone == load('retinanet_biformer_s_1x').model.backbone
     assert ours.model.neck.in_channels == [128, 256, 512]
     theirs.model.backbone = ours.model.backbone
     theirs.model.neck.in_channels = ours.model.neck.in_channels
-    for field in ('model', 'train_dataloader', 'optim_wrapper',
-                  'param_scheduler', 'train_cfg', 'auto_scale_lr'):
+    for field in (
+        'model',
+        'train_dataloader',
+        'optim_wrapper',
+        'param_scheduler',
+        'train_cfg',
+        'auto_scale_lr',
+    ):
         assert strip(ours[field]) == strip(theirs[field]), field
 
 

@@ -12,8 +12,9 @@ def data_options(tmp_path_factory):
         layout='ade20k',
         num_train=2,
         num_val=3,
-        image_size=64)
+        image_size=64,
+    )
     return [
-        '--cfg-options', *(f'{split}_dataloader.dataset.data_root={root}'
-                           for split in ('train', 'val', 'test'))
+        '--cfg-options',
+        *(f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'val', 'test')),
     ]

@@ -15,26 +15,26 @@ model = dict(
             mlp_ratio=2,
             head_dim=32,
             stem='conv',
-            pos_conv=True),
+            pos_conv=True,
+        ),
         num_regions=2,
-        norm_eval=True),
-    decode_head=dict(
-        dropout_ratio=0., norm_cfg=dict(type='SyncBN', requires_grad=True)))
+        norm_eval=True,
+    ),
+    decode_head=dict(dropout_ratio=0.0, norm_cfg=dict(type='SyncBN', requires_grad=True)),
+)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='PackSegInputs')
+    dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=1,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(pipeline=train_pipeline))
+    batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(pipeline=train_pipeline)
+)
 val_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=1, val_interval=1)
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='SGD', lr=0.01, momentum=0.9),
-    clip_grad=None)
+    optimizer=dict(_delete_=True, type='SGD', lr=0.01, momentum=0.9), clip_grad=None
+)
 param_scheduler = None

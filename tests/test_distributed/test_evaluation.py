@@ -1,4 +1,5 @@
 """Evaluation by two processes is evaluation by one."""
+
 import json
 import pickle
 
@@ -23,13 +24,14 @@ def evaluate(tool, *processes, checkpoint, work_dir, options):
         '--out',
         dump,
         *options,
-        cwd=checkpoint.parent)
-    scores, = work_dir.glob('*/*.json')
+        cwd=checkpoint.parent,
+    )
+    (scores,) = work_dir.glob('*/*.json')
     scores = json.loads(scores.read_text())
-    return ({
-        name: scores[name]
-        for name in ('aAcc', 'mIoU', 'mAcc')
-    }, pickle.loads(dump.read_bytes()))
+    return (
+        {name: scores[name] for name in ('aAcc', 'mIoU', 'mAcc')},
+        pickle.loads(dump.read_bytes()),
+    )
 
 
 def test_two_ranks_evaluate_as_one(data_options, tmp_path, monkeypatch):
@@ -40,14 +42,13 @@ def test_two_ranks_evaluate_as_one(data_options, tmp_path, monkeypatch):
     model = build(Config.fromfile(SEGMENTOR))
     torch.save(dict(state_dict=model.state_dict()), checkpoint)
     common = dict(checkpoint=checkpoint, options=data_options)
-    metrics, predictions = evaluate(
-        'test.py', work_dir=tmp_path / 'one', **common)
+    metrics, predictions = evaluate('test.py', work_dir=tmp_path / 'one', **common)
     metrics_of_two, predictions_of_two = evaluate(
-        'dist_test.sh', 2, work_dir=tmp_path / 'two', **common)
+        'dist_test.sh', 2, work_dir=tmp_path / 'two', **common
+    )
     assert metrics == metrics_of_two and metrics['mIoU'] > 0
     # Three pictures: the fourth, which makes both ranks equally busy, is gone.
     assert len(predictions) == len(predictions_of_two) == 3
     for one, two in zip(predictions, predictions_of_two):
         assert one['img_path'] == two['img_path']
-        np.testing.assert_array_equal(one['seg_logits']['data'],
-                                      two['seg_logits']['data'])
+        np.testing.assert_array_equal(one['seg_logits']['data'], two['seg_logits']['data'])

@@ -1,4 +1,5 @@
 """When a process of a distributed run fails, the run ends."""
+
 import signal
 from pathlib import Path
 
@@ -19,10 +20,18 @@ def wait_for_death(process):
 
 
 def test_torchrun_ends_when_a_process_is_killed(data_options, tmp_path):
-    launcher = start([
-        ROOT / 'tools' / 'dist_train.sh', HERE / 'deadly.py', 2, '--work-dir',
-        tmp_path, *data_options
-    ], tmp_path, **VARIABLES)
+    launcher = start(
+        [
+            ROOT / 'tools' / 'dist_train.sh',
+            HERE / 'deadly.py',
+            2,
+            '--work-dir',
+            tmp_path,
+            *data_options,
+        ],
+        tmp_path,
+        **VARIABLES,
+    )
     wait_for_death(launcher)
     launcher.communicate(timeout=MINUTE)  # all that could print has ended
     assert launcher.returncode != 0
@@ -37,7 +46,8 @@ def test_survivor_ends_without_torchrun(data_options, tmp_path):
         tmp_path,
         *data_options,
         cwd=tmp_path,
-        **VARIABLES)
+        **VARIABLES,
+    )
     wait_for_death(victim)
     survivor.communicate(timeout=MINUTE)
     victim.communicate(timeout=MINUTE)

@@ -1,4 +1,5 @@
 """Training by two processes is training by one."""
+
 import re
 
 import pytest
@@ -7,10 +8,7 @@ from process_runner import SEGMENTOR
 from tool_runner import run_tool
 
 # Batch norm would see the statistics of one picture in each process.
-GROUP_NORM = [
-    'model.decode_head.norm_cfg.type=GN',
-    'model.decode_head.norm_cfg.num_groups=8'
-]
+GROUP_NORM = ['model.decode_head.norm_cfg.type=GN', 'model.decode_head.norm_cfg.num_groups=8']
 
 
 @pytest.fixture(scope='module')
@@ -19,37 +17,33 @@ def runs(data_options, tmp_path_factory):
     pictures and of two with one each."""
     one, two = (tmp_path_factory.mktemp(name) for name in ('one', 'two'))
     options = [*data_options, *GROUP_NORM]
-    return [(one,
-             run_tool(
-                 'train.py',
-                 SEGMENTOR,
-                 '--work-dir',
-                 one,
-                 *options,
-                 'train_dataloader.batch_size=2',
-                 cwd=one)),
-            (two,
-             run_tool(
-                 'dist_train.sh',
-                 SEGMENTOR,
-                 2,
-                 '--work-dir',
-                 two,
-                 *options,
-                 cwd=two))]
+    return [
+        (
+            one,
+            run_tool(
+                'train.py',
+                SEGMENTOR,
+                '--work-dir',
+                one,
+                *options,
+                'train_dataloader.batch_size=2',
+                cwd=one,
+            ),
+        ),
+        (two, run_tool('dist_train.sh', SEGMENTOR, 2, '--work-dir', two, *options, cwd=two)),
+    ]
 
 
 def test_step_of_two_processes_is_the_step_of_one(runs):
-    one, two = (torch.load(work_dir / 'epoch_1.pth', weights_only=False)
-                for work_dir, _ in runs)
+    one, two = (torch.load(work_dir / 'epoch_1.pth', weights_only=False) for work_dir, _ in runs)
     assert one['meta']['iter'] == two['meta']['iter'] == 1
     assert one['state_dict'].keys() == two['state_dict'].keys()
     for name, value in one['state_dict'].items():
-        torch.testing.assert_close(
-            two['state_dict'][name], value, rtol=0, atol=1e-6, msg=name)
-    group, = one['optimizer']['param_groups']
-    largest = max(state['momentum_buffer'].abs().max()
-                  for state in one['optimizer']['state'].values())
+        torch.testing.assert_close(two['state_dict'][name], value, rtol=0, atol=1e-6, msg=name)
+    (group,) = one['optimizer']['param_groups']
+    largest = max(
+        state['momentum_buffer'].abs().max() for state in one['optimizer']['state'].values()
+    )
     assert largest * group['lr'] > 1e-3  # else any two steps are as close
 
 
@@ -57,7 +51,9 @@ def test_rank_zero_alone_writes(runs):
     files = [
         sorted(
             re.sub(r'\d{8}_\d{6}', 'TIME', str(path.relative_to(work_dir)))
-            for path in work_dir.rglob('*') if path.is_file())
+            for path in work_dir.rglob('*')
+            if path.is_file()
+        )
         for work_dir, _ in runs
     ]
     assert files[0] == files[1]

@@ -1,5 +1,6 @@
 """DeepSpeed, which the second tier installs, through MMEngine's
 FlexibleRunner."""
+
 from importlib.util import find_spec
 
 import pytest
@@ -9,8 +10,7 @@ from biformer_mm.datasets import make_shapes
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        find_spec('deepspeed') is None, reason='DeepSpeed is not installed')
+    pytest.mark.skipif(find_spec('deepspeed') is None, reason='DeepSpeed is not installed'),
 ]
 
 
@@ -31,7 +31,8 @@ def test_state_is_sharded_and_resumed(tmp_path):
             f'train_dataloader.dataset.data_root={root}',
             f'val_dataloader.dataset.data_root={root}',
             f'val_evaluator.ann_file={annotations}',
-            cwd=tmp_path)
+            cwd=tmp_path,
+        )
 
     train(epochs=1)
     checkpoint = tmp_path / 'work_dir' / 'epoch_1.pth'

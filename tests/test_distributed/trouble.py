@@ -2,6 +2,7 @@
 
 TROUBLE is KIND:RANK, such as 'forward:1'.
 """
+
 import ctypes
 import os
 import signal
@@ -50,9 +51,7 @@ class TroubleHook(Hook):
     """In the third iteration, or the metrics of an evaluation."""
 
     def before_train_iter(self, runner, *args, **kwargs):
-        act = dict(
-            forward=sleep, hold=hold_interpreter, stop=stop,
-            fail=fail).get(KIND)
+        act = dict(forward=sleep, hold=hold_interpreter, stop=stop, fail=fail).get(KIND)
         if KIND == 'fail_alone':  # the others wait without noticing
             act = fail if MINE else sleep
         elif not MINE:
@@ -62,7 +61,7 @@ class TroubleHook(Hook):
             module.register_forward_pre_hook(lambda *_: act())
 
     def before_val_epoch(self, runner):
-        metric, = runner.val_evaluator.metrics
+        (metric,) = runner.val_evaluator.metrics
         compute = metric.compute_metrics
 
         def compute_slowly(results):

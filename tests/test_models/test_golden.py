@@ -1,8 +1,9 @@
 """Layer and networks against the authors' implementation."""
+
+import golden
 import pytest
 from torch import nn
 
-import golden
 from biformer_mm.checkpoint import convert_state_dict
 from biformer_mm.models import BiFormer
 from biformer_mm.ops import pad_to_regions, partition, routing_index
@@ -11,8 +12,7 @@ BACKENDS = ('reference', 'sdpa', 'auto')
 pytestmark = pytest.mark.parametrize('backend', BACKENDS)
 
 
-@pytest.mark.parametrize('name',
-                         ['bra_divisible', 'bra_padded', 'bra_many_regions'])
+@pytest.mark.parametrize('name', ['bra_divisible', 'bra_padded', 'bra_many_regions'])
 def test_layer(name, backend):
     arrays = golden.load(name)
     layer = golden.build_layer(arrays, backend)
@@ -25,14 +25,11 @@ def test_layer(name, backend):
     expected = convert_state_dict(golden.section(arrays, 'grad'))
     assert set(expected) == set(dict(layer.named_parameters()))
     for param, value in layer.named_parameters():
-        golden.assert_close(value.grad, expected[param], golden.GRAD_RTOL,
-                            f'grad of {param}')
+        golden.assert_close(value.grad, expected[param], golden.GRAD_RTOL, f'grad of {param}')
 
-    regions = partition(
-        pad_to_regions(arrays['x'], layer.num_regions), layer.num_regions)
+    regions = partition(pad_to_regions(arrays['x'], layer.num_regions), layer.num_regions)
     query, key, _ = layer.qkv(regions).chunk(3, -1)
-    golden.assert_same_sets(
-        routing_index(query, key, layer.topk), arrays['r_idx'])
+    golden.assert_same_sets(routing_index(query, key, layer.topk), arrays['r_idx'])
 
 
 def test_refactored_layer(backend):
@@ -42,40 +39,35 @@ def test_refactored_layer(backend):
     out = layer(x).permute(0, 3, 1, 2)
     golden.assert_close(out, arrays['out'], golden.OUT_RTOL, 'out')
     golden.probe_loss([out]).backward()
-    golden.assert_close(
-        x.grad.permute(0, 3, 1, 2), arrays['grad_x'], golden.GRAD_RTOL,
-        'grad_x')
+    golden.assert_close(x.grad.permute(0, 3, 1, 2), arrays['grad_x'], golden.GRAD_RTOL, 'grad_x')
 
 
 def assert_same_grad_norms(model, expected):
     assert set(expected) == {name for name, _ in model.named_parameters()}
     for name, param in model.named_parameters():
-        golden.assert_close(param.grad.norm(), expected[name],
-                            golden.GRAD_RTOL, f'grad norm of {name}')
+        golden.assert_close(
+            param.grad.norm(), expected[name], golden.GRAD_RTOL, f'grad norm of {name}'
+        )
 
 
 @pytest.mark.parametrize(
-    'name', ['backbone_s8_divisible', 'backbone_s8_padded',
-             'backbone_s16_padded'])
+    'name', ['backbone_s8_divisible', 'backbone_s8_padded', 'backbone_s16_padded']
+)
 def test_dense_backbone(name, backend):
     arrays = golden.load(name)
     arch, _ = golden.small_arch()
-    model = BiFormer(
-        arch, num_regions=arrays['n_win'].item(), attn_backend=backend)
+    model = BiFormer(arch, num_regions=arrays['n_win'].item(), attn_backend=backend)
     model.load_state_dict(
-        convert_state_dict(
-            golden.section(golden.load('backbone_state'), 'state')))
+        convert_state_dict(golden.section(golden.load('backbone_state'), 'state'))
+    )
     model.eval()
     x = arrays['x'].requires_grad_()
     outs = model(x)
     for i, out in enumerate(outs):
-        golden.assert_close(out, arrays[f'out/{i}'], golden.OUT_RTOL,
-                            f'out/{i}')
+        golden.assert_close(out, arrays[f'out/{i}'], golden.OUT_RTOL, f'out/{i}')
     golden.probe_loss(outs).backward()
-    golden.assert_close(x.grad[..., ::8, ::8], arrays['grad_x_every_8'],
-                        golden.GRAD_RTOL, 'grad_x')
-    assert_same_grad_norms(
-        model, convert_state_dict(golden.section(arrays, 'grad_norm')))
+    golden.assert_close(x.grad[..., ::8, ::8], arrays['grad_x_every_8'], golden.GRAD_RTOL, 'grad_x')
+    assert_same_grad_norms(model, convert_state_dict(golden.section(arrays, 'grad_norm')))
 
 
 class Classifier(nn.Module):
@@ -84,11 +76,8 @@ class Classifier(nn.Module):
     def __init__(self, arch, num_regions, num_classes, backend):
         super().__init__()
         self.backbone = BiFormer(
-            arch,
-            num_regions,
-            out_indices=(3, ),
-            out_norm='BN',
-            attn_backend=backend)
+            arch, num_regions, out_indices=(3,), out_norm='BN', attn_backend=backend
+        )
         self.fc = nn.Linear(arch['embed_dims'][-1], num_classes)
 
     def forward(self, x):
@@ -97,26 +86,18 @@ class Classifier(nn.Module):
     @staticmethod
     def rename(state):
         """Names of convert_state_dict to those of this module."""
-        return {
-            n[5:] if n.startswith('head.') else f'backbone.{n}': t
-            for n, t in state.items()
-        }
+        return {n[5:] if n.startswith('head.') else f'backbone.{n}': t for n, t in state.items()}
 
 
-@pytest.mark.parametrize('name, layout', [('classifier_s7', 0),
-                                          ('classifier_stl_s7', 1)])
+@pytest.mark.parametrize('name, layout', [('classifier_s7', 0), ('classifier_stl_s7', 1)])
 def test_classifier(name, layout, backend):
     arrays = golden.load(name)
-    model = Classifier(golden.small_arch()[layout], arrays['n_win'].item(),
-                       10, backend)
-    model.load_state_dict(
-        model.rename(
-            convert_state_dict(golden.section(arrays, 'state'))))
+    model = Classifier(golden.small_arch()[layout], arrays['n_win'].item(), 10, backend)
+    model.load_state_dict(model.rename(convert_state_dict(golden.section(arrays, 'state'))))
     model.eval()
     out = model(arrays['x'])
     golden.assert_close(out, arrays['out'], golden.OUT_RTOL, 'logits')
     golden.probe_loss([out]).backward()
     assert_same_grad_norms(
-        model,
-        model.rename(
-            convert_state_dict(golden.section(arrays, 'grad_norm'))))
+        model, model.rename(convert_state_dict(golden.section(arrays, 'grad_norm')))
+    )

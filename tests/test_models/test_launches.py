@@ -4,6 +4,7 @@ No GPU is needed: PyTorch traces tensors that have a device and a shape only,
 with autocast as on GPUs. What one of our ops starts is counted by running it
 on a CPU without its kernels.
 """
+
 import importlib
 from contextlib import ExitStack
 from unittest import mock
@@ -55,20 +56,24 @@ class Calls(TorchDispatchMode):
 def kernels(calls):
     return sum(
         SEVERAL.get(name, 1) if namespace == 'aten' else started(name, args)
-        for namespace, name, args in calls)
+        for namespace, name, args in calls
+    )
 
 
 def started(name, args):
     """Kernels of one of our ops, Triton's and PyTorch's."""
     module, function = FORWARD[name]
-    module = importlib.import_module(f'biformer_mm.ops.{module}')
+    module = importlib.import_module(f'biformer_mm.ops.backends.{module}')
     args = [
-        torch.empty_strided(x.shape, x.stride(), dtype=x.dtype) if isinstance(
-            x, torch.Tensor) else x for x in args
+        torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
+        if isinstance(x, torch.Tensor)
+        else x
+        for x in args
     ]
     grids = []
-    with mock.patch.object(GridExecutor, '__call__',
-                           lambda *_, **__: grids.append(1)), Calls() as calls:
+    with mock.patch.object(
+        GridExecutor, '__call__', lambda *_, **__: grids.append(1)
+    ), Calls() as calls:
         getattr(module, function)(*args)
     return len(grids) + kernels(calls.seen)
 
@@ -77,23 +82,20 @@ def started(name, args):
 def gpu(monkeypatch):
     """PyTorch and our ops take tensors without memory for a GPU's."""
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda *_: (9, 0))
-    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing',
-                        lambda: False)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
     monkeypatch.setenv(self_check.ENV_VAR, '0')
-    monkeypatch.setattr(torch.__future__,
-                        'get_overwrite_module_params_on_conversion',
-                        lambda: True)
+    monkeypatch.setattr(torch.__future__, 'get_overwrite_module_params_on_conversion', lambda: True)
 
 
 def autocast():
-    with mock.patch.object(torch.cuda, 'is_available', lambda: True), \
-            mock.patch.object(torch.cuda, 'is_bf16_supported', lambda: True):
+    with mock.patch.object(torch.cuda, 'is_available', lambda: True), mock.patch.object(
+        torch.cuda, 'is_bf16_supported', lambda: True
+    ):
         return torch.autocast('cuda', dtype=torch.bfloat16)
 
 
 def on_gpu(model):
-    return model._apply(
-        lambda x: torch.empty(x.shape, dtype=x.dtype, device='cuda'))
+    return model._apply(lambda x: torch.empty(x.shape, dtype=x.dtype, device='cuda'))
 
 
 def trace_blocks(arch, num_regions, size, **options):
@@ -147,10 +149,8 @@ def test_the_counter_sees_what_pytorch_starts(gpu, monkeypatch):
 @pytest.mark.parametrize('padding', ['legacy', 'masked'])
 def test_no_backend_reads_a_value_on_the_host(backend, padding, gpu):
     """What a CUDA graph demands: a tensor without memory raises there."""
-    model = BiFormer(
-        'tiny', num_regions=8, padding=padding, attn_backend=backend).eval()
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), \
-            autocast():
+    model = BiFormer('tiny', num_regions=8, padding=padding, attn_backend=backend).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), autocast():
         model, x = on_gpu(model), torch.empty(2, 3, 200, 264, device='cuda')
         outs = model(x)
         assert [out.shape[1] for out in outs] == [64, 128, 256, 512]

@@ -1,6 +1,7 @@
 """Two trainings from one seed end with the same bits; run_gpu.sh runs this on
 GPUs, where only the fused kernel promises it, in PyTorch's deterministic mode.
 """
+
 import pytest
 import torch
 from tolerances import assert_within, attend, make_inputs
@@ -37,6 +38,7 @@ def skip_unless_served(backend, device):
 def train(device, backend, amp, seed, steps=5):
     """Losses and weights of a small backbone."""
     from biformer_mm.models import BiFormer
+
     torch.manual_seed(seed)
     model = BiFormer(
         dict(
@@ -46,18 +48,19 @@ def train(device, backend, amp, seed, steps=5):
             mlp_ratio=2,
             head_dim=32,
             stem='conv',
-            pos_conv=True),
+            pos_conv=True,
+        ),
         num_regions=4,
         out_indices=(0, 1, 2),
         drop_path_rate=0.3,
-        attn_backend=backend).to(device)
+        attn_backend=backend,
+    ).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     losses = []
     for _ in range(steps):
         # Maps of 25 x 21 tokens: no whole regions.
         images = torch.randn(2, 3, 100, 84).to(device)
-        with torch.autocast(
-                device, dtype=amp or torch.bfloat16, enabled=amp is not None):
+        with torch.autocast(device, dtype=amp or torch.bfloat16, enabled=amp is not None):
             loss = sum(x.float().sigmoid().mean() for x in model(images))
         optimizer.zero_grad()
         loss.backward()
@@ -67,8 +70,7 @@ def train(device, backend, amp, seed, steps=5):
 
 
 @pytest.mark.parametrize('device, backend, amp', RUNS)
-def test_the_same_seed_gives_the_same_training(device, backend, amp,
-                                               deterministic):
+def test_the_same_seed_gives_the_same_training(device, backend, amp, deterministic):
     pytest.importorskip('mmengine')
     skip_unless_served(backend, device)
     losses, weights = train(device, backend, amp, seed=0)
@@ -83,8 +85,7 @@ def test_the_same_seed_gives_the_same_training(device, backend, amp,
 @pytest.mark.parametrize('name', available_backends())
 @pytest.mark.parametrize('valid_size', [None, (7, 5), (3, 8)])
 @pytest.mark.parametrize('attend_padding', [False, True])
-def test_nobody_reads_what_nobody_filled(name, valid_size, attend_padding,
-                                         deterministic):
+def test_nobody_reads_what_nobody_filled(name, valid_size, attend_padding, deterministic):
     device = 'cuda' if torch.cuda.is_available() and name != 'cpu' else 'cpu'
     skip_unless_served(name, device)
     case = 1, 4, 4, 2, 2, 1, 16, 3, valid_size, attend_padding
@@ -113,7 +114,8 @@ def test_cpus_sum_in_one_order(backend, device):
     torch.set_num_threads(4)
     try:
         qkv, index, options = make_inputs(
-            (1, 8, 8, 7, 7, 2, 32, 8, None, False), device, torch.float32)
+            (1, 8, 8, 7, 7, 2, 32, 8, None, False), device, torch.float32
+        )
         first = attend(qkv, index, options, backend)
         for _ in range(5):
             for name, value in attend(qkv, index, options, backend).items():

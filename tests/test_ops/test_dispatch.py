@@ -18,19 +18,15 @@ def inputs():
 
 
 def attend(inputs, **options):
-    options = {'num_heads': 2, 'scale': 1., **options}
+    options = {'num_heads': 2, 'scale': 1.0, **options}
     return ops.region_attention(*inputs, **options)
 
 
 @pytest.fixture
 def picky(monkeypatch):
     """A backend that refuses all inputs."""
-    module = SimpleNamespace(
-        unsupported_reason=lambda query, _: f'it dislikes {query.dtype}')
-    monkeypatch.setattr(dispatch, '_BACKENDS', {
-        'picky': module,
-        'sdpa': ops.sdpa
-    })
+    module = SimpleNamespace(unsupported_reason=lambda query, _: f'it dislikes {query.dtype}')
+    monkeypatch.setattr(dispatch, '_BACKENDS', {'picky': module, 'sdpa': ops.sdpa})
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +38,11 @@ def no_default(monkeypatch):
 
 def test_available_backends():
     """Triton's where Triton is."""
-    with_triton = ('triton', ) if find_spec('triton') else ()
-    assert ops.available_backends() == ('cpu', *with_triton, 'sdpa',
-                                        'reference')
+    with_triton = ('triton',) if find_spec('triton') else ()
+    assert ops.available_backends() == ('cpu', *with_triton, 'sdpa', 'reference')
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
+@pytest.mark.skipif(not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
 def test_auto_takes_the_cpus_backend_on_cpus(inputs, caplog):
     caplog.set_level(logging.DEBUG, logger='biformer_mm')
     attend(inputs)
@@ -65,9 +59,9 @@ def test_unknown_backend_lists_the_valid_ones(inputs):
 
 def test_backend_asked_for_by_name_runs_or_tells_why(inputs, picky):
     with pytest.raises(
-            RuntimeError,
-            match="'picky' was asked for but it dislikes torch.float32; use "
-            "backend='auto'"):
+        RuntimeError,
+        match="'picky' was asked for but it dislikes torch.float32; use backend='auto'",
+    ):
         attend(inputs, backend='picky')
     ops.set_default_backend('picky')
     with pytest.raises(RuntimeError, match='it dislikes'):
@@ -81,8 +75,7 @@ def test_auto_skips_what_does_not_support_and_logs_why(inputs, picky, caplog):
     assert 'sdpa runs' in caplog.text
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
+@pytest.mark.skipif(not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
 def test_auto_is_fused_when_compiled_too(inputs):
     """Only what is exported takes PyTorch's own ops instead."""
     used = []
@@ -92,22 +85,22 @@ def test_auto_is_fused_when_compiled_too(inputs):
         return graph
 
     torch._dynamo.reset()
-    compiled = torch.compile(
-        ops.region_attention, backend=record, fullgraph=True)
-    compiled(*inputs, num_heads=2, scale=1.)
+    compiled = torch.compile(ops.region_attention, backend=record, fullgraph=True)
+    compiled(*inputs, num_heads=2, scale=1.0)
     assert [x for x in used if x.startswith('biformer_mm.')]
 
 
-def test_default_comes_from_the_setter_before_the_environment(
-        inputs, monkeypatch):
+def test_default_comes_from_the_setter_before_the_environment(inputs, monkeypatch):
     used = []
     for name, module in dispatch._BACKENDS.items():
         monkeypatch.setitem(
-            dispatch._BACKENDS, name,
+            dispatch._BACKENDS,
+            name,
             SimpleNamespace(
                 unsupported_reason=module.unsupported_reason,
-                region_attention=lambda *args, name=name, **kwargs: used.
-                append(name)))
+                region_attention=lambda *args, name=name, **kwargs: used.append(name),
+            ),
+        )
     attend(inputs, backend='sdpa')
     monkeypatch.setenv('BIFORMER_MM_BACKEND', 'reference')
     attend(inputs)
@@ -122,28 +115,39 @@ def test_default_comes_from_the_setter_before_the_environment(
         attend(inputs)
 
 
-@pytest.mark.parametrize('change, message', [
-    (dict(query=torch.zeros(2, 2, 8)), r'share one shape .* got \(2, 2, 8\)'),
-    (dict(key=torch.zeros(1, 2, 2, 2, 3, 8)), 'share one shape'),
-    (dict(value=torch.zeros(1, 2, 2, 2, 2, 8).half()),
-     'share one floating-point dtype; got .*float16'),
-    (dict(index=torch.zeros(1, 4, 1)), r'integer tensor .* of torch.float32'),
-    (dict(index=torch.zeros(1, 3, 1).long()), r'\(1, 4, k\); got \(1, 3, 1\)'),
-    (dict(index=torch.zeros(1, 4, 5).long()),
-     'between 1 and the number of regions, 4; got k=5'),
-    (dict(index=torch.tensor([0, 1, 2, 4]).view(1, 4, 1)),
-     'must hold regions, 0 to 3; got 0 to 4'),
-    (dict(index=torch.tensor([0, -1, 2, 3]).view(1, 4, 1)), 'got -1 to 3'),
-    (dict(key=torch.zeros(1, 2, 2, 2, 2, 8, device='meta')),
-     'key must be on the device of query, cpu; got meta'),
-    (dict(num_heads=3), 'got C=8 and num_heads=3'),
-    (dict(num_heads=True), 'num_heads must be an integer .*; got True'),
-    (dict(scale=float('nan')), 'scale must be a finite number; got nan'),
-    (dict(attend_padding='False'), "True or False; got 'False'"),
-    (dict(valid_size=(5, 4)), r'between \(1, 1\) and \(4, 4\).* got \(5, 4\)'),
-    (dict(valid_size=(4, 0)), r'got \(4, 0\)'),
-    (dict(valid_size=(0, 4)), r'got \(0, 4\)'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(query=torch.zeros(2, 2, 8)), r'share one shape .* got \(2, 2, 8\)'),
+        (dict(key=torch.zeros(1, 2, 2, 2, 3, 8)), 'share one shape'),
+        (
+            dict(value=torch.zeros(1, 2, 2, 2, 2, 8).half()),
+            'share one floating-point dtype; got .*float16',
+        ),
+        (dict(index=torch.zeros(1, 4, 1)), r'integer tensor .* of torch.float32'),
+        (dict(index=torch.zeros(1, 3, 1).long()), r'\(1, 4, k\); got \(1, 3, 1\)'),
+        (
+            dict(index=torch.zeros(1, 4, 5).long()),
+            'between 1 and the number of regions, 4; got k=5',
+        ),
+        (
+            dict(index=torch.tensor([0, 1, 2, 4]).view(1, 4, 1)),
+            'must hold regions, 0 to 3; got 0 to 4',
+        ),
+        (dict(index=torch.tensor([0, -1, 2, 3]).view(1, 4, 1)), 'got -1 to 3'),
+        (
+            dict(key=torch.zeros(1, 2, 2, 2, 2, 8, device='meta')),
+            'key must be on the device of query, cpu; got meta',
+        ),
+        (dict(num_heads=3), 'got C=8 and num_heads=3'),
+        (dict(num_heads=True), 'num_heads must be an integer .*; got True'),
+        (dict(scale=float('nan')), 'scale must be a finite number; got nan'),
+        (dict(attend_padding='False'), "True or False; got 'False'"),
+        (dict(valid_size=(5, 4)), r'between \(1, 1\) and \(4, 4\).* got \(5, 4\)'),
+        (dict(valid_size=(4, 0)), r'got \(4, 0\)'),
+        (dict(valid_size=(0, 4)), r'got \(0, 4\)'),
+    ],
+)
 def test_wrong_input(inputs, change, message):
     names = ('query', 'key', 'value', 'index')
     tensors = [change.pop(n, x) for n, x in zip(names, inputs)]
@@ -153,7 +157,7 @@ def test_wrong_input(inputs, change, message):
 
 def test_ops_need_torch_alone():
     """No other third-party package is imported, and none is needed."""
-    code = '''
+    code = """
 import sys, torch
 class Hide:
     def find_spec(self, name, path=None, target=None):
@@ -169,5 +173,5 @@ x = torch.ones(1, 2, 2, 2, 2, 8)
 out = region_attention(x, x, x, torch.arange(4).view(1, 4, 1), num_heads=2,
                        scale=1.)
 assert torch.equal(out, x)
-'''
+"""
     subprocess.run([sys.executable, '-c', code], check=True)

@@ -1,14 +1,16 @@
 """The block's kernels against plain PyTorch in fp64: natively on a GPU,
 through Triton's interpreter elsewhere."""
+
 import pytest
 import torch
 from tolerances import relative_rms, tolerances
 from torch.utils.flop_counter import FlopCounterMode
 
-from biformer_mm.ops import block_reference, fused
+from biformer_mm.ops import fused
+from biformer_mm.ops.backends import block_reference
 
 pytest.importorskip('triton', minversion='3.0')
-from biformer_mm.ops import triton_depthwise, triton_layer_norm  # noqa: E402
+from biformer_mm.ops.backends import triton_depthwise, triton_layer_norm  # noqa: E402
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -30,7 +32,8 @@ ATTENTIONS = {
     'heads of 24': ((1, 4, 6, 48), (2, 2, 4, 6, False), 1),
 }
 needs_custom_op = pytest.mark.skipif(
-    not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
+    not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4'
+)
 
 
 def draw(*shape, seed=0):
@@ -39,7 +42,7 @@ def draw(*shape, seed=0):
 
 def norm_case(shape, added=False):
     maps = [draw(*shape, seed=i) for i in range(1 + added)]
-    return maps, [1 + 0.1 * draw(shape[-1]), draw(shape[-1], seed=3)], (1e-6, )
+    return maps, [1 + 0.1 * draw(shape[-1]), draw(shape[-1], seed=3)], (1e-6,)
 
 
 def depthwise_case(shapes, size):
@@ -53,12 +56,16 @@ def attention_case(case):
     (n, height, width, channels), settings, topk = case
     regions, heads, *size, masked = settings
     weights = [draw(channels, 1, 5, 5) / 5, draw(channels, seed=3)]
-    index = torch.rand(
-        n, regions**2, regions**2,
-        generator=torch.Generator().manual_seed(4)).topk(topk).indices
-    return [draw(n, height, width,
-                 3 * channels)], [*weights,
-                                  index], (regions, heads, 0.3, *size, masked)
+    index = (
+        torch.rand(n, regions**2, regions**2, generator=torch.Generator().manual_seed(4))
+        .topk(topk)
+        .indices
+    )
+    return (
+        [draw(n, height, width, 3 * channels)],
+        [*weights, index],
+        (regions, heads, 0.3, *size, masked),
+    )
 
 
 def arguments(name, maps, weights):
@@ -72,15 +79,12 @@ def run(module, name, case, maps_in, weights_in=torch.float32, device=DEVICE):
     """Results and gradients, of a loss that weighs all results differently."""
     maps, weights, settings = case
     maps = [x.to(maps_in) for x in maps]
-    weights = [
-        x.to(weights_in) if x.is_floating_point() else x for x in weights
-    ]
+    weights = [x.to(weights_in) if x.is_floating_point() else x for x in weights]
     tensors = [
-        x.to(device).requires_grad_(x.is_floating_point())
-        for x in arguments(name, maps, weights)
+        x.to(device).requires_grad_(x.is_floating_point()) for x in arguments(name, maps, weights)
     ]
     results = getattr(module, name)(*tensors, *settings)
-    results = results if isinstance(results, tuple) else (results, )
+    results = results if isinstance(results, tuple) else (results,)
     douts = [draw(*x.shape, seed=10 + i).to(x) for i, x in enumerate(results)]
     leaves = [x for x in tensors if x.requires_grad]
     grads = torch.autograd.grad(results, leaves, douts)
@@ -93,10 +97,8 @@ def assert_right(name, case, dtype):
     """Maps in a dtype, weights in fp32, as under autocast."""
     rounded = [x.to(dtype) for x in case[0]], *case[1:]
     found = run(fused, name, rounded, dtype)
-    exact = run(block_reference, name, rounded, torch.float64, torch.float64,
-                'cpu')
-    for i, (x, y, limit) in enumerate(
-            zip(found, exact, limits(name, dtype, len(found)))):
+    exact = run(block_reference, name, rounded, torch.float64, torch.float64, 'cpu')
+    for i, (x, y, limit) in enumerate(zip(found, exact, limits(name, dtype, len(found)))):
         error = relative_rms(x, y)
         assert error <= limit, f'{i} of {name}: {error:.1e}, not {limit:.0e}'
 
@@ -122,8 +124,7 @@ def test_layer_norm_far_from_zero():
     maps, weights, settings = norm_case((1, 2, 2, 64))
     case = [maps[0] + 1000], weights, settings
     found = run(fused, 'layer_norm', case, torch.float32)
-    exact = run(block_reference, 'layer_norm', case, torch.float64,
-                torch.float64, 'cpu')
+    exact = run(block_reference, 'layer_norm', case, torch.float64, torch.float64, 'cpu')
     assert relative_rms(found[0], exact[0]) <= 1e-4
 
 
@@ -143,7 +144,7 @@ def test_depthwise(shapes, size, dtype):
 def test_depthwise_of_many_rows(monkeypatch):
     """More rows than partial sums of the weight's gradient."""
     monkeypatch.setattr(triton_depthwise, 'MAX_PARTS', 3)
-    case = depthwise_case(((2, 4, 6, 40), ) * 2, 5)
+    case = depthwise_case(((2, 4, 6, 40),) * 2, 5)
     assert_right('add_depthwise', case, torch.float32)
 
 
@@ -178,8 +179,7 @@ def test_equal_bit_for_bit_and_nothing_is_left_unwritten(name):
     """Twice the same, with nan in all memory that is not filled."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        first, second = (
-            run(fused, name, CASES[name], torch.float32) for _ in range(2))
+        first, second = (run(fused, name, CASES[name], torch.float32) for _ in range(2))
     finally:
         torch.use_deterministic_algorithms(False)
     for x, y in zip(first, second):
@@ -192,11 +192,9 @@ def test_is_well_registered(name):
     """Schema, shapes, strides and autograd, by PyTorch's own check."""
     maps, weights, settings = CASES[name]
     tensors = [
-        x.to(DEVICE).requires_grad_(x.is_floating_point())
-        for x in arguments(name, maps, weights)
+        x.to(DEVICE).requires_grad_(x.is_floating_point()) for x in arguments(name, maps, weights)
     ]
-    torch.library.opcheck(
-        getattr(torch.ops.biformer_mm, name).default, (*tensors, *settings))
+    torch.library.opcheck(getattr(torch.ops.biformer_mm, name).default, (*tensors, *settings))
 
 
 @needs_custom_op
@@ -215,7 +213,7 @@ def test_a_compiled_graph_holds_the_op(name):
     compiled = torch.compile(function, backend=backend, fullgraph=True)
     found = compiled(*tensors, *settings)
     torch.testing.assert_close(found, function(*tensors, *settings))
-    graph, = graphs
+    (graph,) = graphs
     assert f'biformer_mm.{name}' in graph.code
 
 
@@ -226,8 +224,11 @@ def test_as_many_flops_as_of_pytorch(name):
     anew: five products in the place of four."""
     counts = []
     for module in (fused, block_reference):
-        maps, weights, settings = CASES['add_depthwise'] if (
-            name == 'add_depthwise') else attention_case(ATTENTIONS['whole'])
+        maps, weights, settings = (
+            CASES['add_depthwise']
+            if (name == 'add_depthwise')
+            else attention_case(ATTENTIONS['whole'])
+        )
         if name == 'add_depthwise':  # the reference computes the margin, too
             maps = [maps[0], draw(*maps[0].shape)]
         tensors = [x.to(DEVICE) for x in arguments(name, maps, weights)]
@@ -238,12 +239,12 @@ def test_as_many_flops_as_of_pytorch(name):
 
 
 class TestWhoIsServed:
-
     def test_nobody_on_a_cpu(self):
         x = torch.zeros(1, 2, 2, 16)
-        for reason in (fused.unsupported_reason(x), fused.norm_reason(x),
-                       fused.depthwise_reason(x, x),
-                       fused.routing_reason(
-                           x.view(1, 1, 1, 2, 2, 16),
-                           x.view(1, 1, 1, 2, 2, 16))):
+        for reason in (
+            fused.unsupported_reason(x),
+            fused.norm_reason(x),
+            fused.depthwise_reason(x, x),
+            fused.routing_reason(x.view(1, 1, 1, 2, 2, 16), x.view(1, 1, 1, 2, 2, 16)),
+        ):
             assert 'not on cpu' in reason

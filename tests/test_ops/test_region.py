@@ -3,19 +3,15 @@ import math
 import pytest
 import torch
 
-from biformer_mm.ops import (auto_num_regions, merge, pad_to_regions,
-                             partition)
+from biformer_mm.ops import auto_num_regions, merge, pad_to_regions, partition
 from biformer_mm.ops.region import valid_tokens
 
 
-@pytest.mark.parametrize('height, width, num_regions, padded', [
-    (8, 12, 4, (8, 12)),
-    (7, 13, 4, (8, 16)),
-    (3, 5, 8, (8, 8)),
-    (1, 1, 1, (1, 1)),
-])
-def test_padding_appends_zeros_right_and_below(height, width, num_regions,
-                                               padded):
+@pytest.mark.parametrize(
+    'height, width, num_regions, padded',
+    [(8, 12, 4, (8, 12)), (7, 13, 4, (8, 16)), (3, 5, 8, (8, 8)), (1, 1, 1, (1, 1))],
+)
+def test_padding_appends_zeros_right_and_below(height, width, num_regions, padded):
     x = torch.rand(2, height, width, 3) + 1
     out = pad_to_regions(x, num_regions)
     assert out.shape == (2, *padded, 3)
@@ -32,8 +28,8 @@ def test_partition_cuts_without_a_copy():
     for row in range(3):
         for col in range(3):
             assert torch.equal(
-                regions[:, row, col],
-                x[:, 2 * row:2 * row + 2, 3 * col:3 * col + 3])
+                regions[:, row, col], x[:, 2 * row : 2 * row + 2, 3 * col : 3 * col + 3]
+            )
 
 
 @pytest.mark.parametrize('layout', ['NHWC', 'NCHW'])
@@ -55,41 +51,38 @@ def test_valid_tokens_are_those_of_the_map():
 def routing_cost(height, width, channels, topk, s):
     """Equation 8 on the padded map."""
     tokens = s * math.ceil(height / s) * s * math.ceil(width / s)
-    return (3 * tokens * channels**2 + 2 * s**4 * channels +
-            2 * topk * tokens**2 * channels / s**2)
+    return 3 * tokens * channels**2 + 2 * s**4 * channels + 2 * topk * tokens**2 * channels / s**2
 
 
-@pytest.mark.parametrize('height, width', [(56, 56), (200, 334), (25, 42),
-                                           (7, 300), (3, 3), (1, 1)])
-@pytest.mark.parametrize('channels, topk', [(64, 1), (64, 2), (128, 4),
-                                            (256, 16)])
+@pytest.mark.parametrize(
+    'height, width', [(56, 56), (200, 334), (25, 42), (7, 300), (3, 3), (1, 1)]
+)
+@pytest.mark.parametrize('channels, topk', [(64, 1), (64, 2), (128, 4), (256, 16)])
 def test_auto_num_regions_costs_least(height, width, channels, topk):
     s = auto_num_regions(height, width, channels, topk)
     fewest = math.ceil(math.sqrt(topk))
     assert fewest <= s <= max(fewest, min(height, width))
-    least = min(
-        routing_cost(height, width, channels, topk, other)
-        for other in range(fewest, 400))
+    least = min(routing_cost(height, width, channels, topk, other) for other in range(fewest, 400))
     if s < min(height, width):
         assert routing_cost(height, width, channels, topk, s) == least
 
 
-@pytest.mark.parametrize('channels, topk, sizes', [
-    (64, 1, (56, 96, 128, 192, 256, 384, 512)),
-    (128, 4, (28, 48, 64, 96, 128, 192, 256)),
-    (256, 16, (14, 24, 32, 48, 64, 96, 128)),
-])
+@pytest.mark.parametrize(
+    'channels, topk, sizes',
+    [
+        (64, 1, (56, 96, 128, 192, 256, 384, 512)),
+        (128, 4, (28, 48, 64, 96, 128, 192, 256)),
+        (256, 16, (14, 24, 32, 48, 64, 96, 128)),
+    ],
+)
 def test_auto_num_regions_grows_as_equation_9(channels, topk, sizes):
     """S within rounding of the equation's; and attention's cost, without the
     projections, in tokens to a power of about 4/3."""
     costs = []
     for size in sizes:
         s = auto_num_regions(size, size, channels, topk)
-        ideal = (topk / 2 * size**4)**(1 / 6)
+        ideal = (topk / 2 * size**4) ** (1 / 6)
         assert 0.8 < s / ideal < 1.4
-        costs.append(
-            routing_cost(size, size, channels, topk, s) -
-            3 * size**2 * channels**2)
-    slope = math.log(costs[-1] / costs[0]) / math.log(
-        (sizes[-1] / sizes[0])**2)
+        costs.append(routing_cost(size, size, channels, topk, s) - 3 * size**2 * channels**2)
+    slope = math.log(costs[-1] / costs[0]) / math.log((sizes[-1] / sizes[0]) ** 2)
     assert 1.2 < slope < 1.4

@@ -18,8 +18,7 @@ def test_index_ranks_regions_by_affinity_of_their_means():
         for i in range(9):
             q = query[n].flatten(0, 1)[i].reshape(-1, 8).double().mean(0)
             affinity = [
-                q @ key[n].flatten(0, 1)[j].reshape(-1, 8).double().mean(0)
-                for j in range(9)
+                q @ key[n].flatten(0, 1)[j].reshape(-1, 8).double().mean(0) for j in range(9)
             ]
             best = sorted(range(9), key=lambda j: -affinity[j])[:4]
             assert index[n, i].tolist() == best

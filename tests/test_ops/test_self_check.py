@@ -1,4 +1,5 @@
 """A wrong kernel does not reach a user: Triton's interpreter plays the GPU."""
+
 import importlib.util
 import re
 import warnings
@@ -9,11 +10,12 @@ import tolerances
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from biformer_mm.ops import dispatch, region_attention, sdpa, self_check
+from biformer_mm.ops import dispatch, region_attention, self_check
+from biformer_mm.ops.backends import sdpa
 
 pytest.importorskip('triton', minversion='3.0')
-from biformer_mm.ops import triton, triton_block  # noqa: E402
-from biformer_mm.ops.triton_config import sees_map  # noqa: E402
+from biformer_mm.ops.backends import triton, triton_block  # noqa: E402
+from biformer_mm.ops.backends.triton_config import sees_map  # noqa: E402
 
 if torch.cuda.is_available():
     pytest.skip('Triton is not interpreted here', allow_module_level=True)
@@ -21,18 +23,22 @@ CPU = torch.device('cpu')
 # What breaks the kernels, what the self-check has to say of it, and which of
 # its problems shows it.
 BREAKS = {
-    'weights':
-    ('weight = tl.exp2(score - base[:, None])',
-     'weight = tl.exp2(score - base[:, None] * 1.01)', 'o is off', 1),
-    'padding attended to':
-    ('if CROP_KEYS:\n            keys &= _valid(token',
-     'if False:\n            keys &= _valid(token', 'o is off', 3),
+    'weights': (
+        'weight = tl.exp2(score - base[:, None])',
+        'weight = tl.exp2(score - base[:, None] * 1.01)',
+        'o is off',
+        1,
+    ),
+    'padding attended to': (
+        'if CROP_KEYS:\n            keys &= _valid(token',
+        'if False:\n            keys &= _valid(token',
+        'o is off',
+        3,
+    ),
     'dq': ('dq *= scale * LN_2', 'dq *= scale', 'dq is off', 1),
     'dk': ('dk * (scale * LN_2)', 'dk * scale', 'dk is off', 1),
-    'dv':
-    ('dv = tl.where(keys[:, None], dv, 0.)', 'dv = dv * 1.1', 'dv is off', 1),
-    'does not compile':
-    ('dq *= scale * LN_2', 'dq *= no_such_name', 'no_such_name', 1),
+    'dv': ('dv = tl.where(keys[:, None], dv, 0.)', 'dv = dv * 1.1', 'dv is off', 1),
+    'does not compile': ('dq *= scale * LN_2', 'dq *= no_such_name', 'no_such_name', 1),
     'times routed': ('score += bias', 'score += 0.9 * bias', 'o is off', 4),
 }
 
@@ -42,8 +48,7 @@ def gpu(monkeypatch, tmp_path):
     """A CPU that the backend takes for a GPU; where passes are remembered."""
     monkeypatch.setattr(triton, 'interpreted', lambda: False)
     monkeypatch.setattr(triton, 'unsuitable', lambda device: None)
-    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing',
-                        lambda: False)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
     monkeypatch.setattr(self_check, 'describe', lambda device: 'a card')
     monkeypatch.setattr(self_check, '_found', {})
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
@@ -91,24 +96,21 @@ def break_kernels(monkeypatch, tmp_path, name):
     assert right in source
     path = tmp_path / 'broken_kernels.py'
     path.write_text(source.replace(right, wrong))
-    spec = importlib.util.spec_from_file_location(
-        'biformer_mm.ops.broken_kernels', path)
+    spec = importlib.util.spec_from_file_location('biformer_mm.ops.backends.broken_kernels', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(triton, attribute, module)
-    monkeypatch.setattr(self_check, 'PROBLEMS',
-                        self_check.PROBLEMS[problem:problem + 1])
+    monkeypatch.setattr(self_check, 'PROBLEMS', self_check.PROBLEMS[problem : problem + 1])
 
 
 def test_tolerances_are_those_of_the_tests():
     table = tolerances.TOLERANCES['triton', 'cuda']
     for dtype, limits in table.items():
         name = 'ieee' if dtype == torch.float32 else dtype
-        assert limits == (self_check.TOLERANCES[name], ) * 2
+        assert limits == (self_check.TOLERANCES[name],) * 2
 
 
-@pytest.mark.parametrize('dtype, head_dim', [(torch.float32, 32),
-                                             (torch.float16, 24)])
+@pytest.mark.parametrize('dtype, head_dim', [(torch.float32, 32), (torch.float16, 24)])
 def test_right_kernels_pass(dtype, head_dim):
     assert self_check.first_error(CPU, dtype, head_dim, triton._run) is None
 
@@ -117,12 +119,10 @@ def test_problems_hold_what_the_kernels_distinguish():
     """Remainders and none, padding of both kinds, none, duplicates."""
     problems = self_check.PROBLEMS
     assert {
-        sees_map(32, x.region[0] * x.region[1], x.regions[0] * x.regions[1],
-                 x.topk)
+        sees_map(32, x.region[0] * x.region[1], x.regions[0] * x.regions[1], x.topk)
         for x in problems
     } == {True, False}
-    assert {x.attend_padding
-            for x in problems if x.valid_size} == {True, False}
+    assert {x.attend_padding for x in problems if x.valid_size} == {True, False}
     assert any(x.valid_size is None for x in problems)
     assert any(x.region[0] % 2 and x.region[1] % 2 for x in problems)
     for problem in problems:
@@ -136,7 +136,7 @@ def test_wrong_kernels_are_found(name, monkeypatch, tmp_path, gpu):
     break_kernels(monkeypatch, tmp_path, name)
     with pytest.warns(RuntimeWarning) as warned:
         out = attend()
-    message, = (str(x.message) for x in warned if 'this GPU' in str(x.message))
+    (message,) = (str(x.message) for x in warned if 'this GPU' in str(x.message))
     assert BREAKS[name][2] in message
     assert 'report this as an issue of biformer_mm, with: a card' in message
     torch.testing.assert_close(out, attend('sdpa'), rtol=0, atol=0)
@@ -144,9 +144,10 @@ def test_wrong_kernels_are_found(name, monkeypatch, tmp_path, gpu):
         warnings.filterwarnings('error', '.*GPU')  # it was said once
         attend()
         with pytest.raises(
-                RuntimeError,
-                match="'triton' was asked for but its self-check failed on "
-                'this GPU .*' + BREAKS[name][2]):
+            RuntimeError,
+            match="'triton' was asked for but its self-check failed on "
+            'this GPU .*' + BREAKS[name][2],
+        ):
             attend('triton')
     assert not gpu.exists()  # the next process tries again
 
@@ -155,8 +156,7 @@ def test_a_pass_is_remembered_on_disk(runs, gpu, monkeypatch):
     attend()
     attend()
     assert runs == [torch.float32]
-    assert ['a card, torch.float32, ieee, 32\n'
-            ] == [path.read_text() for path in gpu.iterdir()]
+    assert [path.read_text() for path in gpu.iterdir()] == ['a card, torch.float32, ieee, 32\n']
     self_check._found.clear()  # as in another process
     attend()
     assert len(runs) == 1
@@ -189,12 +189,10 @@ def test_variable_of_the_environment(value, checked, runs, monkeypatch):
 def test_what_the_result_depends_on(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'H9')
-    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device:
-                        (9, 0))
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
     monkeypatch.setattr(self_check, '_driver', lambda: '1.2.3')
     before = self_check.describe(CPU)
-    assert before.startswith(
-        f'H9 (9, 0), driver 1.2.3, torch {torch.__version__}, triton ')
+    assert before.startswith(f'H9 (9, 0), driver 1.2.3, torch {torch.__version__}, triton ')
     read = Path.read_bytes
     monkeypatch.setattr(Path, 'read_bytes', lambda path: read(path) + b' ')
     assert self_check.describe(CPU) != before
@@ -206,7 +204,8 @@ def test_the_callers_modes_change_nothing(few):
     expected = torch.rand(())
     torch.manual_seed(3)
     with torch.inference_mode(), torch.autocast('cpu'), FlopCounterMode(
-            display=False) as counter, torch.device('meta'):
+        display=False
+    ) as counter, torch.device('meta'):
         reason = triton._fault(CPU, torch.float32, 32, True)
     assert reason is None and counter.get_total_flops() == 0
     assert torch.equal(torch.rand(()), expected)
@@ -216,14 +215,12 @@ class TestNothingRuns:
     """While a graph is made or captured: only what is known counts."""
 
     def test_in_a_capture(self, runs, monkeypatch):
-        monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing',
-                            lambda: True)
+        monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
         attend('triton')
         assert not runs
 
     def test_in_a_trace(self, runs):
-        torch.jit.trace(
-            lambda x: x + attend().sum(), torch.ones(1), check_trace=False)
+        torch.jit.trace(lambda x: x + attend().sum(), torch.ones(1), check_trace=False)
         assert not runs
 
     def test_in_a_compilation(self, runs, monkeypatch):
@@ -241,21 +238,21 @@ class TestNothingRuns:
         attend('triton', op=compiled())
         assert in_compilation == [(False, 0), (True, 1)]
 
-    def test_a_compiled_model_stops_at_wrong_kernels(self, monkeypatch,
-                                                     tmp_path):
+    def test_a_compiled_model_stops_at_wrong_kernels(self, monkeypatch, tmp_path):
         break_kernels(monkeypatch, tmp_path, 'weights')
         model = compiled()
         with pytest.warns(RuntimeWarning, match='failed on this GPU'):
             with pytest.raises(
-                    RuntimeError,
-                    match='must not run, as its self-check failed .*; set '
-                    'BIFORMER_MM_BACKEND=sdpa'):
+                RuntimeError,
+                match='must not run, as its self-check failed .*; set BIFORMER_MM_BACKEND=sdpa',
+            ):
                 attend(op=model)
         torch.testing.assert_close(attend(op=compiled()), attend('sdpa'))
 
 
 class TestBlock:
     """The kernels beside the attention are checked, too."""
+
     BREAKS = {
         'layer_norm': ('layer_norm', 'norm_forward',
                        'tl.rsqrt(', '1.1 * tl.rsqrt('),
@@ -265,20 +262,24 @@ class TestBlock:
                           'SIZE * SIZE - 1 - tap if FLIP else tap', 'tap'),
         'routing': ('routing', 'route', 'for start in range(0, C, BLOCK_C)',
                     'for start in range(BLOCK_C, C, BLOCK_C)'),
-    }  # yapf: disable
+    }  # fmt: skip
 
     def break_kernel(self, name, monkeypatch, tmp_path):
         file, kernel, right, wrong = self.BREAKS[name]
-        module = importlib.import_module(f'biformer_mm.ops.triton_{file}')
+        module = importlib.import_module(f'biformer_mm.ops.backends.triton_{file}')
         source = Path(module.__file__).read_text()
         assert source.count(right) == 1
         path = tmp_path / 'broken_kernel.py'
         path.write_text(
-            re.sub('from .registration import (.*)',
-                   r'\1 = lambda *_, **__: None', source.replace(right,
-                                                                 wrong)))
+            re.sub(
+                'from ..registration import (.*)',
+                r'\1 = lambda *_, **__: None',
+                source.replace(right, wrong),
+            )
+        )
         spec = importlib.util.spec_from_file_location(
-            'biformer_mm.ops.broken_kernel', path)
+            'biformer_mm.ops.backends.broken_kernel', path
+        )
         broken = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(broken)
         monkeypatch.setattr(module, kernel, getattr(broken, kernel))
@@ -298,7 +299,5 @@ class TestBlock:
 
     def test_nothing_runs_in_a_trace(self, monkeypatch):
         monkeypatch.setattr(triton_block, 'first_error', lambda *_: 'it ran')
-        monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing',
-                            lambda: True)
-        assert triton_block.unsupported_reason(torch.zeros(1, 2, 2,
-                                                           16)) is None
+        monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
+        assert triton_block.unsupported_reason(torch.zeros(1, 2, 2, 16)) is None

@@ -3,6 +3,7 @@
 Allowed are entries of ours in registries, ops in our namespace, and modules
 that are loaded.
 """
+
 import gc
 import logging
 import signal
@@ -29,11 +30,13 @@ def is_ours(*things):
 def entries(table):
     """What is foreign in a table: of a dict, whatever has a foreign key."""
     if isinstance(table, dict):
-        items = [(str(key), str(id(value)))
-                 for key, value in list(table.items())
-                 if not is_ours(key, value if isinstance(value, str) else '')]
+        items = [
+            (str(key), str(id(value)))
+            for key, value in list(table.items())
+            if not is_ours(key, value if isinstance(value, str) else '')
+        ]
     else:
-        items = [(str(x), ) for x in list(table) if not is_ours(x)]
+        items = [(str(x),) for x in list(table) if not is_ours(x)]
     return sorted(items)
 
 
@@ -41,8 +44,7 @@ def attributes(name, owner, found):
     for key, value in list(vars(owner).items()):
         if isinstance(value, types.ModuleType) or is_ours(key, type(value)):
             continue
-        if key in ('__annotations__', '__builtins__', '__warningregistry__',
-                   '_abc_impl'):
+        if key in ('__annotations__', '__builtins__', '__warningregistry__', '_abc_impl'):
             continue
         path = f'{name}.{key}'
         found[path] = id(value)
@@ -55,8 +57,7 @@ def attributes(name, owner, found):
 def snapshot():
     found = {}
     for name, module in list(sys.modules.items()):
-        if name.split('.')[0] in WATCHED and isinstance(
-                module, types.ModuleType) and name in KNOWN:
+        if name.split('.')[0] in WATCHED and isinstance(module, types.ModuleType) and name in KNOWN:
             attributes(name, module, found)
     for registry in gc.get_objects():
         if type(registry).__name__ == 'Registry':
@@ -68,15 +69,20 @@ def snapshot():
     for name in ('SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGCHLD'):
         found[name] = str(signal.getsignal(getattr(signal, name)))
     root = logging.getLogger()
-    found['logging level'] = str((root.level, root.handlers,
-                                  logging.raiseExceptions))
+    found['logging level'] = str((root.level, root.handlers, logging.raiseExceptions))
     found['warnings.filters'] = str(warnings.filters)
     found['torch threads'] = str(torch.get_num_threads())
     backends = torch.backends
-    found['torch benchmark'] = str((
-        backends.cudnn.benchmark, backends.cudnn.deterministic,
-        torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(),
-        backends.cuda.matmul.allow_tf32, torch.is_grad_enabled()))
+    found['torch benchmark'] = str(
+        (
+            backends.cudnn.benchmark,
+            backends.cudnn.deterministic,
+            torch.get_default_dtype(),
+            torch.are_deterministic_algorithms_enabled(),
+            backends.cuda.matmul.allow_tf32,
+            torch.is_grad_enabled(),
+        )
+    )
     return found
 
 
@@ -93,6 +99,5 @@ for name in sorted(set(before) | set(after)):
     if before.get(name) != after.get(name):
         old, new = before.get(name), after.get(name)
         if isinstance(old, list) and isinstance(new, list):
-            old, new = ([x for x in old if x not in new],
-                        [x for x in new if x not in old])
+            old, new = ([x for x in old if x not in new], [x for x in new if x not in old])
         print(name, old, '->', new)

@@ -1,4 +1,5 @@
 """The example of an mmdet project, with mmdet's own tool."""
+
 import re
 import subprocess
 import sys
@@ -44,27 +45,23 @@ def test_mmdets_tool_trains_biformer(tmp_path):
     options = ['train_cfg.max_epochs=1', 'model.test_cfg.rpn.max_per_img=50']
     for loader in ('train_dataloader', 'val_dataloader'):
         options += [
-            f'{loader}.batch_size=2', f'{loader}.num_workers=0',
-            f'{loader}.persistent_workers=False'
+            f'{loader}.batch_size=2',
+            f'{loader}.num_workers=0',
+            f'{loader}.persistent_workers=False',
         ]
     result = subprocess.run(
-        [sys.executable,
-         str(tool),
-         str(CONFIG), '--cfg-options', *options],
+        [sys.executable, str(tool), str(CONFIG), '--cfg-options', *options],
         cwd=tmp_path,
         text=True,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT)
+        stderr=subprocess.STDOUT,
+    )
     assert result.returncode == 0, result.stdout
     assert 'Epoch(val) [1][1/1]' in result.stdout
-    saved = torch.load(
-        tmp_path / 'work_dirs' / CONFIG.stem / 'epoch_1.pth',
-        weights_only=False)
+    saved = torch.load(tmp_path / 'work_dirs' / CONFIG.stem / 'epoch_1.pth', weights_only=False)
     assert saved['meta']['iter'] == 2
     assert any(k.startswith('backbone.stages.3') for k in saved['state_dict'])
     optimizer = saved['optimizer']  # AdamW: state of what had gradients
-    params = [
-        p for group in optimizer['param_groups'] for p in group['params']
-    ]
+    params = [p for group in optimizer['param_groups'] for p in group['params']]
     assert sorted(optimizer['state']) == sorted(params)
     assert all(s['exp_avg'].any() for s in optimizer['state'].values())

@@ -1,4 +1,5 @@
 """Our configs by the name biformer_mm::, for MMEngine and its hub."""
+
 import filecmp
 import subprocess
 import sys
@@ -8,12 +9,10 @@ from mmengine.config import Config
 from mmengine.hub import get_config, get_model
 from tool_runner import ROOT, run_tool
 
-from biformer_mm.engine.packages import find_own_configs
 from biformer_mm.models import BiFormer
+from biformer_mm.utils.packages import find_own_configs
 
-NAMES = [
-    'retinanet_biformer_s_1x', 'semantic_fpn_biformer_s_80k', 'biformer_s_in1k'
-]
+NAMES = ['retinanet_biformer_s_1x', 'semantic_fpn_biformer_s_80k', 'biformer_s_in1k']
 
 
 def inherit(folder, name):
@@ -46,14 +45,14 @@ def test_missing_base_says_where_they_are(tmp_path):
         inherit(tmp_path, 'retinanet.py')
     assert str(error.value) == (
         'there is no config biformer_mm::retinanet.py; biformer_mm has those '
-        f'in {ROOT / "biformer_mm" / ".mim" / "configs"}')
+        f'in {ROOT / "biformer_mm" / ".mim" / "configs"}'
+    )
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_hub_gets_the_config(name):
     cfg = get_config(f'biformer_mm::{name}.py')
-    assert cfg.to_dict() == Config.fromfile(ROOT / 'configs' /
-                                            f'{name}.py').to_dict()
+    assert cfg.to_dict() == Config.fromfile(ROOT / 'configs' / f'{name}.py').to_dict()
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -77,14 +76,15 @@ def test_names_of_other_packages_are_mmengines(tmp_path):
 
 
 def test_links_are_the_checkouts_files():
-    for name in ('configs/retinanet_biformer_s_1x.py', 'tools/train.py',
-                 'model-index.yml'):
+    for name in ('configs/retinanet_biformer_s_1x.py', 'tools/train.py', 'model-index.yml'):
         linked = ROOT / 'biformer_mm' / '.mim' / name
         assert filecmp.cmp(linked, ROOT / name, shallow=False)
 
 
 def test_setup_imports_no_torch(tmp_path):
-    code = ('import runpy, sys; sys.modules["torch"] = None; '
-            'sys.argv = ["setup.py", "--name"]; '
-            f'runpy.run_path({str(ROOT / "setup.py")!r})')
+    code = (
+        'import runpy, sys; sys.modules["torch"] = None; '
+        'sys.argv = ["setup.py", "--name"]; '
+        f'runpy.run_path({str(ROOT / "setup.py")!r})'
+    )
     subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True)

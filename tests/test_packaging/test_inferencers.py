@@ -1,4 +1,5 @@
 """The inferencers of the frameworks with our configs."""
+
 import numpy as np
 import pytest
 import torch
@@ -48,9 +49,9 @@ def weights(tmp_path_factory):
                 state['bbox_head.retina_cls.bias'].zero_()
             meta = dict(
                 classes=tuple(f'class {i}' for i in range(num_classes)),
-                palette=[(i, i, i) for i in range(num_classes)])
-            torch.save(
-                dict(state_dict=state, meta=dict(dataset_meta=meta)), path)
+                palette=[(i, i, i) for i in range(num_classes)],
+            )
+            torch.save(dict(state_dict=state, meta=dict(dataset_meta=meta)), path)
         return str(path)
 
     return save
@@ -68,10 +69,9 @@ def assert_has(inferencer, weights):
 def test_detection(form, image, weights):
     name = 'retinanet_biformer_s_1x'
     checkpoint = weights(name, 80)
-    inferencer = DetInferencer(
-        config(name, form), weights=checkpoint, device='cpu')
+    inferencer = DetInferencer(config(name, form), weights=checkpoint, device='cpu')
     assert_has(inferencer, checkpoint)
-    result, = inferencer(image, no_save_vis=True)['predictions']
+    (result,) = inferencer(image, no_save_vis=True)['predictions']
     assert len(result['labels']) == len(result['scores']) == 100
     assert set(result['labels']) <= set(range(80))
     boxes = np.array(result['bboxes'])
@@ -82,8 +82,7 @@ def test_detection(form, image, weights):
 def test_segmentation(form, image, weights):
     name = 'semantic_fpn_biformer_s_80k'
     checkpoint = weights(name, 150)
-    inferencer = MMSegInferencer(
-        config(name, form), weights=checkpoint, device='cpu')
+    inferencer = MMSegInferencer(config(name, form), weights=checkpoint, device='cpu')
     assert_has(inferencer, checkpoint)
     labels = inferencer(image)['predictions']
     assert labels.shape == (SIZE, SIZE)
@@ -96,10 +95,11 @@ def test_classification(form, image, weights):
     # Unlike the others it leaves the default scope as it finds it.
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         inferencer = ImageClassificationInferencer(
-            config(name, form), pretrained=checkpoint, device='cpu')
+            config(name, form), pretrained=checkpoint, device='cpu'
+        )
     assert_has(inferencer, checkpoint)
-    result, = inferencer(image)
-    assert result['pred_scores'].shape == (1000, )
+    (result,) = inferencer(image)
+    assert result['pred_scores'].shape == (1000,)
     assert result['pred_scores'].sum() == pytest.approx(1, abs=1e-4)
     label = result['pred_scores'].argmax()
     assert result['pred_label'] == label

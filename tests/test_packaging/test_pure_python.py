@@ -1,4 +1,5 @@
 """A config in pure Python, with classes as types, through every tool."""
+
 import pytest
 from mmengine.config import Config
 from tool_runner import ROOT, TRUST, run_tool
@@ -11,14 +12,12 @@ pytestmark = pytest.mark.slow
 
 
 def options(epochs):
-    found = [
-        f'train_cfg.max_epochs={epochs}', f'train_cfg.val_interval={epochs}'
-    ]
+    found = [f'train_cfg.max_epochs={epochs}', f'train_cfg.val_interval={epochs}']
     for split in ('train', 'val', 'test'):
         found += [
             f'{split}_dataloader.batch_size=2',
             f'{split}_dataloader.num_workers=0',
-            f'{split}_dataloader.persistent_workers=False'
+            f'{split}_dataloader.persistent_workers=False',
         ]
     return ['--cfg-options', *found]
 
@@ -49,28 +48,23 @@ def test_the_run_has_what_others_have(project):
     assert cfg.default_hooks.checkpoint.type == 'WholeCheckpointHook'
     assert cfg.train_cfg.type == 'ResumableEpochLoop'
     names = [hook.type for hook in cfg.custom_hooks]
-    assert names == [
-        'ResumableSeedHook', 'NonFiniteLossHook', 'PreemptionHook', 'HangHook'
-    ]
+    assert names == ['ResumableSeedHook', 'NonFiniteLossHook', 'PreemptionHook', 'HangHook']
 
 
 def test_is_resumed(project):
-    output = run_tool(
-        'train.py', CONFIG, '--resume', *TRUST, *options(2), cwd=project)
+    output = run_tool('train.py', CONFIG, '--resume', *TRUST, *options(2), cwd=project)
     assert 'resumed epoch: 1' in output and 'Epoch(train) [2][2/2]' in output
 
 
 @pytest.mark.parametrize('arguments', [[], ['--tta']])
 def test_is_tested(arguments, project, checkpoint):
-    output = run_tool('test.py', CONFIG, checkpoint, *arguments, *TRUST,
-                      cwd=project)
+    output = run_tool('test.py', CONFIG, checkpoint, *arguments, *TRUST, cwd=project)
     assert 'Epoch(test)' in output
 
 
 def test_what_it_dumps_is_tested(project, checkpoint):
     dumped = project / 'work_dirs' / RUN / f'{RUN}.py'
-    assert 'Epoch(test)' in run_tool(
-        'test.py', dumped, checkpoint, *TRUST, cwd=project)
+    assert 'Epoch(test)' in run_tool('test.py', dumped, checkpoint, *TRUST, cwd=project)
 
 
 def test_data_are_checked(project):
@@ -85,28 +79,54 @@ def test_missing_data_are_named(tmp_path):
 
 def test_predicts(project, checkpoint):
     run_tool(
-        'infer.py', 'data/shapes/coco/val', '--config', CONFIG, '--checkpoint',
-        checkpoint, '--out', 'out', *TRUST, cwd=project)
+        'infer.py',
+        'data/shapes/coco/val',
+        '--config',
+        CONFIG,
+        '--checkpoint',
+        checkpoint,
+        '--out',
+        'out',
+        *TRUST,
+        cwd=project,
+    )
     assert len(list((project / 'out').glob('**/*.jpg'))) == 2
 
 
 def test_routing_is_shown(project, checkpoint):
     picture = next((project / 'data/shapes/coco/val').iterdir())
     run_tool(
-        'analysis_tools/visualize_routing.py', picture, '--config', CONFIG,
-        '--checkpoint', checkpoint, '--out', 'routing', *TRUST, cwd=project)
+        'analysis_tools/visualize_routing.py',
+        picture,
+        '--config',
+        CONFIG,
+        '--checkpoint',
+        checkpoint,
+        '--out',
+        'routing',
+        *TRUST,
+        cwd=project,
+    )
     assert list((project / 'routing').iterdir())
 
 
 def test_flops_are_counted(project):
-    output = run_tool(
-        'analysis_tools/get_flops.py', CONFIG, '--shape', 160, cwd=project)
+    output = run_tool('analysis_tools/get_flops.py', CONFIG, '--shape', 160, cwd=project)
     assert 'multiply-adds' in output
 
 
 def test_is_exported(project, checkpoint):
     pytest.importorskip('onnxruntime')
     output = run_tool(
-        'deployment/export_onnx.py', CONFIG, checkpoint, '--shape', 160, 160,
-        '--out', 'model.onnx', *TRUST, cwd=project)
+        'deployment/export_onnx.py',
+        CONFIG,
+        checkpoint,
+        '--shape',
+        160,
+        160,
+        '--out',
+        'model.onnx',
+        *TRUST,
+        cwd=project,
+    )
     assert 'checked in onnxruntime' in output

@@ -2,6 +2,7 @@
 
 Slow and only of interest before a release: make test-release.
 """
+
 import os
 import shutil
 import subprocess
@@ -19,11 +20,14 @@ from biformer_mm.datasets import make_shapes
 pytestmark = pytest.mark.release
 
 FILES = [
-    name for name in subprocess.run(
+    name
+    for name in subprocess.run(
         ['git', 'ls-files', '--cached', '--others', '--exclude-standard'],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        text=True).stdout.splitlines() if os.path.lexists(ROOT / name)
+        text=True,
+    ).stdout.splitlines()
+    if os.path.lexists(ROOT / name)
 ]
 NOT_SHIPPED = {'tools/demo.py', 'tools/misc/setup_env.py'}
 
@@ -37,7 +41,8 @@ def run(*command, cwd):
         env=env,
         text=True,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT)
+        stderr=subprocess.STDOUT,
+    )
     assert result.returncode == 0, result.stdout
     return result.stdout
 
@@ -51,13 +56,16 @@ def wheel(request, tmp_path_factory):
         shutil.copy2(ROOT / name, source / name, follow_symlinks=False)
     folder = tmp_path_factory.mktemp('wheel')
     if request.param == 'sdist':
-        run(sys.executable,
-            '-c', 'import sys; from setuptools import build_meta; '
-            'build_meta.build_sdist(sys.argv[1])',
+        run(
+            sys.executable,
+            '-c',
+            'import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])',
             folder,
-            cwd=source)
-        source, = folder.glob('*.tar.gz')
-    run(sys.executable,
+            cwd=source,
+        )
+        (source,) = folder.glob('*.tar.gz')
+    run(
+        sys.executable,
         '-m',
         'pip',
         'wheel',
@@ -67,8 +75,9 @@ def wheel(request, tmp_path_factory):
         '--wheel-dir',
         folder,
         source,
-        cwd=folder)
-    wheel, = folder.glob('*.whl')
+        cwd=folder,
+    )
+    (wheel,) = folder.glob('*.whl')
     return wheel
 
 
@@ -78,7 +87,8 @@ def python(wheel, tmp_path_factory):
     env = tmp_path_factory.mktemp('env')
     run(sys.executable, '-m', 'venv', '--without-pip', env, cwd=env)
     python = env / 'bin' / 'python'
-    run(sys.executable,
+    run(
+        sys.executable,
         '-m',
         'pip',
         '--python',
@@ -87,12 +97,14 @@ def python(wheel, tmp_path_factory):
         '--no-deps',
         '--no-index',
         wheel,
-        cwd=env)
+        cwd=env,
+    )
     # Later on the path than the wheel. The .pth files in these folders, an
     # editable install's among them, are not read.
-    site_packages, = env.glob('lib/python*/site-packages')
-    (site_packages / 'others.pth').write_text('\n'.join(
-        path for path in sys.path if path.endswith('-packages')))
+    (site_packages,) = env.glob('lib/python*/site-packages')
+    (site_packages / 'others.pth').write_text(
+        '\n'.join(path for path in sys.path if path.endswith('-packages'))
+    )
     return python
 
 
@@ -103,7 +115,8 @@ def installed(python, tmp_path_factory):
         python,
         '-c',
         'import biformer_mm; print(biformer_mm.__file__)',
-        cwd=tmp_path_factory.mktemp('elsewhere'))
+        cwd=tmp_path_factory.mktemp('elsewhere'),
+    )
     package = Path(output.splitlines()[-1]).parent
     assert python.parents[1] in package.parents
     return package
@@ -111,19 +124,13 @@ def installed(python, tmp_path_factory):
 
 def test_wheel_has_the_package_configs_and_tools_and_no_more(wheel):
     expected = {
-        name
-        for name in FILES
-        if name.startswith('biformer_mm/') and '/.mim/' not in name
+        name for name in FILES if name.startswith('biformer_mm/') and '/.mim/' not in name
     } | {
         f'biformer_mm/.mim/{name}'
         for name in FILES
-        if name.startswith(('configs/', 'tools/',
-                            'model-index.yml')) and name not in NOT_SHIPPED
+        if name.startswith(('configs/', 'tools/', 'model-index.yml')) and name not in NOT_SHIPPED
     }
-    found = {
-        name
-        for name in ZipFile(wheel).namelist() if '.dist-info/' not in name
-    }
+    found = {name for name in ZipFile(wheel).namelist() if '.dist-info/' not in name}
     assert found == expected
 
 
@@ -133,14 +140,15 @@ def test_scripts_can_be_run(installed):
     assert all(os.access(script, os.X_OK) for script in scripts)
 
 
-@pytest.mark.parametrize('name', [
-    'retinanet_biformer_s_1x', 'semantic_fpn_biformer_s_80k', 'biformer_s_in1k'
-])
+@pytest.mark.parametrize(
+    'name', ['retinanet_biformer_s_1x', 'semantic_fpn_biformer_s_80k', 'biformer_s_in1k']
+)
 def test_prefix_and_hub(python, installed, name, tmp_path):
     (tmp_path / 'mine.py').write_text(f"_base_ = 'biformer_mm::{name}.py'")
     output = run(
         python,
-        '-c', 'from biformer_mm.utils import register_all_modules\n'
+        '-c',
+        'from biformer_mm.utils import register_all_modules\n'
         'register_all_modules()\n'
         'from mmengine.config import Config\n'
         'from mmengine.hub import get_config, get_model\n'
@@ -149,7 +157,8 @@ def test_prefix_and_hub(python, installed, name, tmp_path):
         'print(cfg.filename)\n'
         f'model = get_model("biformer_mm::{name}.py")\n'
         'print(type(model.backbone).__name__)',
-        cwd=tmp_path)
+        cwd=tmp_path,
+    )
     lines = output.splitlines()
     assert str(installed / '.mim' / 'configs' / f'{name}.py') in lines
     assert lines[-1] == 'BiFormer'
@@ -157,9 +166,9 @@ def test_prefix_and_hub(python, installed, name, tmp_path):
 
 def test_training(python, installed, tmp_path):
     config = installed / '.mim' / 'configs' / 'retinanet_biformer_demo.py'
-    make_shapes(
-        tmp_path / Config.fromfile(config).data_root, num_train=8, num_val=4)
-    run(python,
+    make_shapes(tmp_path / Config.fromfile(config).data_root, num_train=8, num_val=4)
+    run(
+        python,
         installed / '.mim' / 'tools' / 'train.py',
         config,
         '--work-dir',
@@ -168,8 +177,7 @@ def test_training(python, installed, tmp_path):
         'train_cfg.max_epochs=1',
         'train_dataloader.num_workers=0',
         'train_dataloader.persistent_workers=False',
-        cwd=tmp_path)
-    state = torch.load(
-        tmp_path / 'work_dir' / 'epoch_1.pth', weights_only=False)
-    assert any(
-        key.startswith('backbone.stages.3') for key in state['state_dict'])
+        cwd=tmp_path,
+    )
+    state = torch.load(tmp_path / 'work_dir' / 'epoch_1.pth', weights_only=False)
+    assert any(key.startswith('backbone.stages.3') for key in state['state_dict'])

@@ -1,4 +1,5 @@
 """The options that .ci/run gives to pytest."""
+
 import shutil
 import subprocess
 import sys
@@ -33,11 +34,13 @@ def call(tmp_path_factory):
     command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider']
 
     def run(*args):
-        result = subprocess.run([*command, *args],
-                                cwd=folder,
-                                text=True,
-                                stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT)
+        result = subprocess.run(
+            [*command, *args],
+            cwd=folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         return result.returncode, result.stdout
 
     return run

@@ -1,4 +1,5 @@
 """The notebook, executed with a short training."""
+
 import re
 import subprocess
 import sys
@@ -30,14 +31,16 @@ def executed(tmp_path_factory):
         notebook,
         timeout=600,
         kernel_name='python3',
-        resources=dict(metadata=dict(path=str(folder))))
+        resources=dict(metadata=dict(path=str(folder))),
+    )
     client.execute()
     return folder, notebook
 
 
 def outputs(notebook, kind):
     return [
-        output.data[kind] for cell in notebook.cells
+        output.data[kind]
+        for cell in notebook.cells
         for output in cell.get('outputs', ())
         if kind in output.get('data', {})
     ]
@@ -46,16 +49,12 @@ def outputs(notebook, kind):
 def test_every_cell_runs_and_shows_what_it_says(executed):
     folder, notebook = executed
     work_dir = folder / 'work_dirs' / 'tutorial'
-    for name in ('epoch_1.pth', 'curves.png', 'explorer.html',
-                 'detections/000002.jpg.overlay.jpg'):
+    for name in ('epoch_1.pth', 'curves.png', 'explorer.html', 'detections/000002.jpg.overlay.jpg'):
         assert (work_dir / name).stat().st_size > 1000
     # The routing figure and the curves; data and detections.
     assert len(outputs(notebook, 'image/png')) >= 2
     assert len(outputs(notebook, 'image/jpeg')) >= 3
-    statistics = [
-        text for text in outputs(notebook, 'text/plain')
-        if 'self_routing' in text
-    ]
+    statistics = [text for text in outputs(notebook, 'text/plain') if 'self_routing' in text]
     assert len(statistics) == 1
 
 
@@ -63,11 +62,9 @@ def test_outside_of_a_checkout_it_says_so(tmp_path):
     notebook = nbformat.read(ROOT / 'docs' / 'tutorial.ipynb', as_version=4)
     first = next(c for c in notebook.cells if c.cell_type == 'code')
     code = first.source.replace('%matplotlib inline\n', '')
-    result = subprocess.run([sys.executable, '-c', code],
-                            cwd=tmp_path,
-                            timeout=60,
-                            stderr=subprocess.PIPE,
-                            text=True)
+    result = subprocess.run(
+        [sys.executable, '-c', code], cwd=tmp_path, timeout=60, stderr=subprocess.PIPE, text=True
+    )
     assert result.returncode == 1
     assert 'must be in a checkout of the repository' in result.stderr
 
@@ -75,8 +72,8 @@ def test_outside_of_a_checkout_it_says_so(tmp_path):
 def test_links_lead_to_pages(executed):
     _, notebook = executed
     links = re.findall(
-        r'\]\((\w+\.md)\)', '\n'.join(
-            c.source for c in notebook.cells if c.cell_type == 'markdown'))
+        r'\]\((\w+\.md)\)', '\n'.join(c.source for c in notebook.cells if c.cell_type == 'markdown')
+    )
     assert len(links) >= 5
     for link in links:
         assert (ROOT / 'docs' / link).is_file(), link
@@ -86,9 +83,9 @@ def test_no_path_of_a_machine_is_in_it():
     """In what cells say; pictures are left out."""
     notebook = nbformat.read(ROOT / 'docs' / 'tutorial.ipynb', as_version=4)
     said = [
-        output.get('text', '') + ''.join(
-            text for kind, text in output.get('data', {}).items()
-            if kind.startswith('text/')) for cell in notebook.cells
+        output.get('text', '')
+        + ''.join(text for kind, text in output.get('data', {}).items() if kind.startswith('text/'))
+        for cell in notebook.cells
         for output in cell.get('outputs', ())
     ]
     assert any(said)

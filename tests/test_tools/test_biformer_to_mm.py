@@ -1,14 +1,15 @@
 """The converter of released checkpoints, as a user runs it."""
+
 import hashlib
 import os
 import re
 import sys
 
+import golden
 import pytest
 import torch
 from tool_runner import ROOT, load_module, run_tool
 
-import golden
 from biformer_mm.checkpoint import read_checkpoint
 from biformer_mm.models import BiFormer
 
@@ -22,7 +23,7 @@ class Runs:
         self.command = command
 
     def __reduce__(self):
-        return os.system, (self.command, )
+        return os.system, (self.command,)
 
 
 @pytest.fixture(scope='module')
@@ -51,7 +52,10 @@ def src(tmp_path):
         dict(
             model=golden.section(golden.load('classifier_s7'), 'state'),
             optimizer=dict(state={}),
-            epoch=299), path)
+            epoch=299,
+        ),
+        path,
+    )
     return path
 
 
@@ -72,13 +76,10 @@ def test_converts_and_says_what_it_did(src, tmp_path):
     assert lines[-1] == f'a classifier of mmpretrain, sha256 {sha}'
     assert f'sha256 {digest(src)}' in lines
     released = golden.section(golden.load('classifier_s7'), 'state')
-    rows = {
-        tuple(row[:2]): row[2:]
-        for row in (re.split(r'  +', line) for line in lines)
-    }
+    rows = {tuple(row[:2]): row[2:] for row in (re.split(r'  +', line) for line in lines)}
     assert rows['renamed', 'backbone'] == [
         str(len(released) - 2),
-        'downsample_layers.0.0.weight -> backbone.stem.0.weight'
+        'downsample_layers.0.0.weight -> backbone.stem.0.weight',
     ]
     assert rows['renamed', 'head'] == ['2', 'head.weight -> head.fc.weight']
     assert rows['dropped', 'training state'] == ['2', 'optimizer']
@@ -88,14 +89,13 @@ def test_converts_and_says_what_it_did(src, tmp_path):
     assert set(loaded) == {'meta', 'state_dict'}
     model = BiFormer(
         golden.small_arch()[0],
-        out_indices=(3, ),
+        out_indices=(3,),
         out_norm='BN',
-        init_cfg=dict(type='Pretrained', checkpoint=str(written)))
+        init_cfg=dict(type='Pretrained', checkpoint=str(written)),
+    )
     model.init_weights()
-    assert torch.equal(model.stem[0].weight,
-                       released['downsample_layers.0.0.weight'])
-    assert torch.equal(loaded['state_dict']['head.fc.bias'],
-                       released['head.bias'])
+    assert torch.equal(model.stem[0].weight, released['downsample_layers.0.0.weight'])
+    assert torch.equal(loaded['state_dict']['head.fc.bias'], released['head.bias'])
 
 
 def test_overwrites_with_force_alone(src, convert, tmp_path):
@@ -112,8 +112,7 @@ def test_overwrites_with_force_alone(src, convert, tmp_path):
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, OSError('disk full')])
-def test_an_interruption_leaves_nothing(error, src, convert, tmp_path,
-                                        monkeypatch):
+def test_an_interruption_leaves_nothing(error, src, convert, tmp_path, monkeypatch):
 
     def save(checkpoint, file):
         file.write(b'half of it')
@@ -121,8 +120,7 @@ def test_an_interruption_leaves_nothing(error, src, convert, tmp_path,
 
     before = files(tmp_path)
     monkeypatch.setattr(torch, 'save', save)
-    expected = (
-        KeyboardInterrupt if error is KeyboardInterrupt else SystemExit)
+    expected = KeyboardInterrupt if error is KeyboardInterrupt else SystemExit
     with pytest.raises(expected) as raised:
         convert(src, tmp_path / 'ours.pth')
     assert files(tmp_path) == before
@@ -130,8 +128,7 @@ def test_an_interruption_leaves_nothing(error, src, convert, tmp_path,
         assert 'ours.pth cannot be written: disk full' in str(raised.value)
 
 
-def test_the_file_appears_when_it_is_whole(src, convert, tool, tmp_path,
-                                           monkeypatch):
+def test_the_file_appears_when_it_is_whole(src, convert, tool, tmp_path, monkeypatch):
     seen = []
     replace = os.replace
 
@@ -150,14 +147,13 @@ def test_the_file_appears_when_it_is_whole(src, convert, tool, tmp_path,
 
 def test_only_trust_runs_code(src, convert, tmp_path):
     proof = tmp_path / 'proof'
-    torch.save(
-        dict(torch.load(src, weights_only=True), args=Runs(f'touch {proof}')),
-        src)
+    torch.save(dict(torch.load(src, weights_only=True), args=Runs(f'touch {proof}')), src)
     before = files(tmp_path)
     with pytest.raises(
-            SystemExit,
-            match=f'^biformer_to_mm.py: error: {src} would run code when '
-            'read: .* --trust of the tools$'):
+        SystemExit,
+        match=f'^biformer_to_mm.py: error: {src} would run code when '
+        'read: .* --trust of the tools$',
+    ):
         convert(src, tmp_path / 'ours.pth')
     assert files(tmp_path) == before
     last = convert(src, tmp_path / 'ours.pth', '--trust').splitlines()[-1]
@@ -165,22 +161,26 @@ def test_only_trust_runs_code(src, convert, tmp_path):
     torch.load(last, weights_only=True)
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['released.pth', 'ours.pth', '--task', 'det'],
-     "released.pth is a classifier, not a detector; leave the task 'det' out"),
-    (['released.pth',
-      'nowhere/ours.pth'], 'DST: there is no folder nowhere; make'),
-    (['other.pth', 'ours.pth'], 'there is no checkpoint other.pth; give'),
-    (['resnet.pth', 'ours.pth'
-      ], 'resnet.pth is not a BiFormer classifier, .*: 1 of its 1 names'),
-])
-def test_wrong_use_gets_one_line(arguments, message, src, convert, tmp_path,
-                                 monkeypatch):
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (
+            ['released.pth', 'ours.pth', '--task', 'det'],
+            "released.pth is a classifier, not a detector; leave the task 'det' out",
+        ),
+        (['released.pth', 'nowhere/ours.pth'], 'DST: there is no folder nowhere; make'),
+        (['other.pth', 'ours.pth'], 'there is no checkpoint other.pth; give'),
+        (
+            ['resnet.pth', 'ours.pth'],
+            'resnet.pth is not a BiFormer classifier, .*: 1 of its 1 names',
+        ),
+    ],
+)
+def test_wrong_use_gets_one_line(arguments, message, src, convert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({'conv1.weight': torch.ones(1)}, 'resnet.pth')
     before = files(tmp_path)
-    with pytest.raises(
-            SystemExit, match=f'^biformer_to_mm.py: error: {message}') as end:
+    with pytest.raises(SystemExit, match=f'^biformer_to_mm.py: error: {message}') as end:
         convert(*arguments)
     assert '\n' not in str(end.value)
     assert files(tmp_path) == before

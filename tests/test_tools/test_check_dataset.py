@@ -1,4 +1,5 @@
 """tools/misc/check_dataset.py as a user calls it."""
+
 import json
 import os
 import shutil
@@ -15,9 +16,10 @@ CONFIG = ROOT / 'configs' / 'retinanet_biformer_demo.py'
 
 def options(root):
     return [
-        '--cfg-options', f'train_dataloader.dataset.data_root={root}',
+        '--cfg-options',
+        f'train_dataloader.dataset.data_root={root}',
         f'val_dataloader.dataset.data_root={root}',
-        f'val_evaluator.ann_file={root}/annotations/instances_val.json'
+        f'val_evaluator.ann_file={root}/annotations/instances_val.json',
     ]
 
 
@@ -28,7 +30,8 @@ def check(root, *args, ok=True, cwd=None):
         cwd=cwd or root.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True)
+        text=True,
+    )
     assert result.returncode == (0 if ok else 1), result.stderr[-5000:]
     assert 'Traceback' not in result.stderr
     return result.stdout.splitlines()
@@ -44,23 +47,25 @@ def test_problems_are_listed_by_file_and_as_json(root, tmp_path):
     IMAGES['cmyk'](root / 'train' / '000000.jpg')
     IMAGES['truncated'](root / 'val' / '000002.jpg')
     lines = check(root, '--json', 'new/list.json', ok=False)
-    expected = [('note', 'grey', 'train', f'{root}/train/000001.jpg'),
-                ('warning', 'cmyk', 'train', f'{root}/train/000000.jpg'),
-                ('error', 'truncated', 'val', f'{root}/val/000002.jpg')]
+    expected = [
+        ('note', 'grey', 'train', f'{root}/train/000001.jpg'),
+        ('warning', 'cmyk', 'train', f'{root}/train/000000.jpg'),
+        ('error', 'truncated', 'val', f'{root}/val/000002.jpg'),
+    ]
     # What frameworks print when they are imported may come before.
     listed = lines[-7:-4]
-    assert [tuple(line.partition(': ')[0].split())
-            for line in listed] == expected
+    assert [tuple(line.partition(': ')[0].split()) for line in listed] == expected
     assert lines[-4:] == [
-        'notes: grey 1', 'warnings: cmyk 1', 'errors: truncated 1',
-        '12 images read, 3 problems'
+        'notes: grey 1',
+        'warnings: cmyk 1',
+        'errors: truncated 1',
+        '12 images read, 3 problems',
     ]
     assert os.listdir(tmp_path / 'new') == ['list.json']
     content = json.loads((tmp_path / 'new' / 'list.json').read_text())
     assert content['images'] == 12
     assert [
-        tuple(p[key] for key in ('severity', 'kind', 'split', 'file'))
-        for p in content['problems']
+        tuple(p[key] for key in ('severity', 'kind', 'split', 'file')) for p in content['problems']
     ] == expected
     assert all(p['detail'] for p in content['problems'])
 
@@ -80,11 +85,14 @@ def test_notes_never_fail_and_splits_can_be_left_out(root):
     assert lines[-2:] == ['notes: grey 1', '8 images read, 1 problems']
 
 
-@pytest.mark.parametrize('args, message', [
-    (['nowhere.py'], 'there is no config nowhere.py'),
-    ([CONFIG], 'data not found: data/shapes/coco/'),
-    ([CONFIG, '--workers', '0'], '--workers must be 1 or more; got 0'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['nowhere.py'], 'there is no config nowhere.py'),
+        ([CONFIG], 'data not found: data/shapes/coco/'),
+        ([CONFIG, '--workers', '0'], '--workers must be 1 or more; got 0'),
+    ],
+)
 def test_wrong_input_is_one_line_and_leaves_nothing(args, message, tmp_path):
     output = run_tool('misc/check_dataset.py', *args, cwd=tmp_path, ok=False)
     error = output.strip().splitlines()[-1]
@@ -102,7 +110,8 @@ def test_json_that_cannot_be_written_is_one_line(root):
         root / 'file' / 'list.json',
         *options(root),
         cwd=root,
-        ok=False)
+        ok=False,
+    )
     assert 'list.json cannot be written' in output.splitlines()[-1]
     assert 'Traceback' not in output
 
@@ -114,34 +123,39 @@ def test_quick_counts_and_opens_no_picture(root, tmp_path):
     lines = check(root, '--quick', '--json', 'list.json', ok=False)
     assert lines[-3:] == [
         f'error   missing         val   {root}/val: has 3 of 4 pictures; '
-        'missing 1, such as 000002.jpg', 'errors: missing 1',
-        '11 images found, 1 problems'
+        'missing 1, such as 000002.jpg',
+        'errors: missing 1',
+        '11 images found, 1 problems',
     ]
     content = json.loads((tmp_path / 'list.json').read_text())
     assert content['images'] == 11 and len(content['problems']) == 1
 
 
-@pytest.mark.parametrize('tool, args, split', [
-    ('misc/check_dataset.py', [], 'train'),
-    ('misc/check_dataset.py', ['--quick'], 'val'),
-    ('train.py', [], 'train'),
-    ('train.py', [], 'val'),
-    ('test.py', ['a.pth'], 'test'),
-])
+@pytest.mark.parametrize(
+    'tool, args, split',
+    [
+        ('misc/check_dataset.py', [], 'train'),
+        ('misc/check_dataset.py', ['--quick'], 'val'),
+        ('train.py', [], 'train'),
+        ('train.py', [], 'val'),
+        ('test.py', ['a.pth'], 'test'),
+    ],
+)
 def test_classes_that_are_a_text_are_refused_before_anything_starts(
-        tool, args, split, tmp_path, monkeypatch):
+    tool, args, split, tmp_path, monkeypatch
+):
     (tmp_path / 'a.pth').touch()
     option = f'{split}_dataloader.dataset.metainfo.classes'
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', [
-        tool,
-        str(CONFIG), *args, '--cfg-options', f'{option}=person'
-    ])
+    monkeypatch.setattr(
+        sys, 'argv', [tool, str(CONFIG), *args, '--cfg-options', f'{option}=person']
+    )
     with pytest.raises(SystemExit) as end:
         load_module(ROOT / 'tools' / tool).main()
     name = os.path.basename(tool)
     assert end.value.code == (
         f'{name}: error: {option} must be a tuple or a list of names, or the '
         "path of a file with one name a line; got the text 'person'; one "
-        "class is written with a comma: ('person', )")
+        "class is written with a comma: ('person', )"
+    )
     assert os.listdir(tmp_path) == ['a.pth']

@@ -1,4 +1,5 @@
 """What all command lines have in common."""
+
 import argparse
 import os
 import re
@@ -7,26 +8,28 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import golden
 import pytest
 import torch
 from mmengine.config import Config
 from tool_runner import ROOT, load_module
 
-import golden
+from biformer_mm.apis.model import build_model
 from biformer_mm.datasets import make_shapes
-from biformer_mm.engine.models import build_model
-from biformer_mm.engine.tool_parts import add_shape, markdown_table
+from biformer_mm.utils.tool_parts import add_shape, markdown_table
 
-TOOLS = sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / 'tools').rglob('*.py'))
+TOOLS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'tools').rglob('*.py'))
 # Whose examples take minutes, or packages that need not be there; they have
 # tests of their own.
-NOT_RUN = ('tools/demo.py', 'tools/train.py', 'tools/misc/setup_env.py',
-           'tools/analysis_tools/kernel_resources.py',
-           'tools/deployment/export_onnx.py')
+NOT_RUN = (
+    'tools/demo.py',
+    'tools/train.py',
+    'tools/misc/setup_env.py',
+    'tools/analysis_tools/kernel_resources.py',
+    'tools/deployment/export_onnx.py',
+)
 # Of options that several tools have.
-SHARED = ('--cfg-options', '--trust', '--device', '--launcher', '--work-dir',
-          '--shape')
+SHARED = ('--cfg-options', '--trust', '--device', '--launcher', '--work-dir', '--shape')
 # Spellings that one of ours stands for already.
 OTHERS = {
     '--out': {'--output', '--out-dir', '--output-dir', '--out-file', '--dst'},
@@ -43,13 +46,13 @@ def help_texts():
     """Of all tools; each takes a second or two to import."""
 
     def ask(tool):
-        result = subprocess.run([sys.executable, tool, '--help'],
-                                cwd=ROOT,
-                                env={
-                                    **os.environ, 'COLUMNS': '200'
-                                },
-                                capture_output=True,
-                                text=True)
+        result = subprocess.run(
+            [sys.executable, tool, '--help'],
+            cwd=ROOT,
+            env={**os.environ, 'COLUMNS': '200'},
+            capture_output=True,
+            text=True,
+        )
         return tool, result.returncode, result.stdout, result.stderr
 
     with ThreadPoolExecutor(2) as pool:
@@ -85,15 +88,12 @@ def checkout(tmp_path):
     """A checkout after `make demo`, with a released checkpoint."""
     for name in ('configs', 'docs', 'tools'):
         (tmp_path / name).symlink_to(ROOT / name)
-    make_shapes(
-        tmp_path / 'data/shapes/coco', num_train=8, num_val=2, image_size=64)
+    make_shapes(tmp_path / 'data/shapes/coco', num_train=8, num_val=2, image_size=64)
     logs = tmp_path / 'work_dirs/retinanet_biformer_demo/1/vis_data'
     logs.mkdir(parents=True)
     (logs / '1.json').write_text('{"loss": 1.0, "iter": 1, "lr": 0.1}\n')
-    model, _ = build_model(
-        Config.fromfile(ROOT / 'configs/retinanet_biformer_demo.py'))
-    torch.save(
-        dict(state_dict=model.state_dict()), logs.parents[1] / 'epoch_16.pth')
+    model, _ = build_model(Config.fromfile(ROOT / 'configs/retinanet_biformer_demo.py'))
+    torch.save(dict(state_dict=model.state_dict()), logs.parents[1] / 'epoch_16.pth')
     backbone = golden.section(golden.load('backbone_state'), 'state')
     weights = {f'backbone.{name}': value for name, value in backbone.items()}
     weights['decode_head.conv_seg.weight'] = torch.zeros(150, 512, 1, 1)
@@ -102,37 +102,37 @@ def checkout(tmp_path):
 
 
 def test_examples_work_as_printed(help_texts, checkout):
-    path = os.pathsep.join(
-        [os.path.dirname(sys.executable), os.environ['PATH']])
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ['PATH']])
 
     def run(tool):
         result = subprocess.run(
             example_of(help_texts[tool]),
             shell=True,
             cwd=checkout,
-            env={
-                **os.environ, 'PATH': path
-            },
+            env={**os.environ, 'PATH': path},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True)
+            text=True,
+        )
         return tool, result.returncode, result.stdout[-2000:]
 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(run, sorted({*TOOLS} - {*NOT_RUN})))
     assert [result for result in found if result[1]] == []
-    for made in ('complexity.png', 'curves.png', 'problems.json', 'pictures',
-                 'outputs/routing/demo_stage3_block2.png',
-                 'outputs/000000.jpg.json'):
+    for made in (
+        'complexity.png',
+        'curves.png',
+        'problems.json',
+        'pictures',
+        'outputs/routing/demo_stage3_block2.png',
+        'outputs/000000.jpg.json',
+    ):
         assert (checkout / made).exists(), made
 
 
 def test_shared_options_are_the_same_everywhere(help_texts):
     for option in SHARED:
-        found = {
-            options(text)[option]
-            for text in help_texts.values() if option in options(text)
-        }
+        found = {options(text)[option] for text in help_texts.values() if option in options(text)}
         assert len(found) == 1, option
 
 
@@ -144,16 +144,14 @@ def test_no_option_has_two_spellings(help_texts):
 
 def test_unknown_options_are_refused_with_the_usage():
     tool = 'tools/analysis_tools/complexity.py'
-    result = subprocess.run([sys.executable, tool, '--sizs', '3'],
-                            cwd=ROOT,
-                            capture_output=True,
-                            text=True)
+    result = subprocess.run(
+        [sys.executable, tool, '--sizs', '3'], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 2 and 'usage:' in result.stderr
     assert 'Traceback' not in result.stderr
 
 
-@pytest.mark.parametrize('words, size', [(['64'], (64, 64)),
-                                         (['800', '1280'], (800, 1280))])
+@pytest.mark.parametrize('words, size', [(['64'], (64, 64)), (['800', '1280'], (800, 1280))])
 def test_shape(words, size):
     parser = argparse.ArgumentParser()
     add_shape(parser)
@@ -169,15 +167,15 @@ def test_wrong_shapes_are_refused_with_the_usage(words, capsys):
     assert error.value.code == 2
     assert capsys.readouterr().err.endswith(
         'error: --shape takes a height and a width in pixels, or the side of '
-        f'a square; got {words}\n')
+        f'a square; got {words}\n'
+    )
 
 
 def test_tables_are_aligned():
     rows = [('part', 'parameters'), ('a long name', '1')]
-    assert markdown_table(
-        rows, left=1) == ('| part        | parameters |\n'
-                          '|-------------|-----------:|\n'
-                          '| a long name |          1 |')
+    assert markdown_table(rows, left=1) == (
+        '| part        | parameters |\n|-------------|-----------:|\n| a long name |          1 |'
+    )
 
 
 def test_a_reader_may_stop_reading():
@@ -186,37 +184,36 @@ def test_a_reader_may_stop_reading():
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True)
+        text=True,
+    )
     process.stdout.close()
     assert process.stderr.read() == ''
     assert process.wait() == 0
 
 
 def test_names_of_files_need_not_be_utf8():
-    code = ('from biformer_mm.engine.tool_parts import print_report\n'
-            'print_report("\\udcff.jpg")')
-    result = subprocess.run([sys.executable, '-c', code],
-                            cwd=ROOT,
-                            env={
-                                **os.environ, 'PYTHONIOENCODING': 'utf-8'
-                            },
-                            capture_output=True,
-                            text=True)
+    code = 'from biformer_mm.utils.tool_parts import print_report\nprint_report("\\udcff.jpg")'
+    result = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONIOENCODING': 'utf-8'},
+        capture_output=True,
+        text=True,
+    )
     assert result.stdout == '\\udcff.jpg\n', result.stderr
 
 
 def test_without_triton_its_tool_says_so():
-    code = ("import runpy, sys; sys.modules['triton'] = None; "
-            "runpy.run_path('tools/analysis_tools/kernel_resources.py', "
-            "run_name='__main__')")
-    result = subprocess.run([sys.executable, '-c', code],
-                            cwd=ROOT,
-                            capture_output=True,
-                            text=True)
+    code = (
+        "import runpy, sys; sys.modules['triton'] = None; "
+        "runpy.run_path('tools/analysis_tools/kernel_resources.py', "
+        "run_name='__main__')"
+    )
+    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
     assert result.stderr.splitlines()[-1].startswith(  # torch warns before
-        'kernel_resources.py: error: Triton 3 for NVIDIA GPUs must be '
-        'installed (')
+        'kernel_resources.py: error: Triton 3 for NVIDIA GPUs must be installed ('
+    )
 
 
 def test_demo_leaves_what_is_in_the_place_of_its_data(tmp_path, monkeypatch):
@@ -228,9 +225,9 @@ def test_demo_leaves_what_is_in_the_place_of_its_data(tmp_path, monkeypatch):
     photo.parent.mkdir(parents=True)
     photo.touch()
     with pytest.raises(
-            SystemExit,
-            match='^demo.py: error: data/shapes/coco must be free .*; move '
-            'away what is there') as error:
+        SystemExit,
+        match='^demo.py: error: data/shapes/coco must be free .*; move away what is there',
+    ) as error:
         demo.main()
     assert '\n' not in error.value.code
     assert [*photo.parent.iterdir()] == [photo]

@@ -1,5 +1,6 @@
 """tools/deployment/export_onnx.py writes files that compute what the models of
 every framework do, or says in one line why not."""
+
 import copy
 import re
 import runpy
@@ -16,7 +17,7 @@ TOOL = 'deployment/export_onnx.py'
 SHAPES = {  # where the regions of the demos' configs divide all maps or not
     'retinanet_biformer_demo': (160, 128),
     'semantic_fpn_biformer_demo': (96, 96),
-    'biformer_demo': (64, 64)
+    'biformer_demo': (64, 64),
 }
 
 
@@ -49,14 +50,24 @@ def config(name):
     return config_checks.CONFIGS / f'{name}.py'
 
 
-@pytest.mark.parametrize('name, names', [
-    ('retinanet_biformer_demo', [
-        'cls_score_8', 'cls_score_16', 'cls_score_32', 'bbox_pred_8',
-        'bbox_pred_16', 'bbox_pred_32'
-    ]),
-    ('semantic_fpn_biformer_demo', ['logits']),
-    ('biformer_demo', ['logits']),
-])
+@pytest.mark.parametrize(
+    'name, names',
+    [
+        (
+            'retinanet_biformer_demo',
+            [
+                'cls_score_8',
+                'cls_score_16',
+                'cls_score_32',
+                'bbox_pred_8',
+                'bbox_pred_16',
+                'bbox_pred_32',
+            ],
+        ),
+        ('semantic_fpn_biformer_demo', ['logits']),
+        ('biformer_demo', ['logits']),
+    ],
+)
 def test_whole_network(name, names, onnxruntime, run, shapes, tmp_path):
     """A trained-like model's file, on two images at once."""
     model = config_checks.build(config_checks.load(name)).eval()
@@ -65,22 +76,30 @@ def test_whole_network(name, names, onnxruntime, run, shapes, tmp_path):
     height, width = SHAPES[name]
     pictures = sorted((shapes / 'val').glob('*'))[:2]
     printed = run(
-        config(name), checkpoint, '--shape', height, width, '--dynamic',
-        '--out', out, '--image', *pictures)
+        config(name),
+        checkpoint,
+        '--shape',
+        height,
+        width,
+        '--dynamic',
+        '--out',
+        out,
+        '--image',
+        *pictures,
+    )
     assert 'opset 20, float32' in printed
     assert 'exported with the portable backend sdpa\n' in printed
     assert f'batch x 3 x {height} x {width}' in printed
     assert f'1x3x{height}x{width}, 3x3x{height}x{width}' in printed
 
     images = torch.randn(2, 3, height, width)
-    session = onnxruntime.InferenceSession(
-        str(out), providers=['CPUExecutionProvider'])
+    session = onnxruntime.InferenceSession(str(out), providers=['CPUExecutionProvider'])
     assert [o.name for o in session.get_outputs()] == names
     outs = session.run(None, {'image': images.numpy()})
     with torch.no_grad():
         expected = model(images, mode='tensor')
     if len(names) == 1:
-        expected = ([expected], )
+        expected = ([expected],)
     expected = [x for group in expected for x in group]
     assert len(outs) == len(expected)
     for out, value in zip(outs, expected):
@@ -100,12 +119,12 @@ def test_backbone_as_a_command(onnxruntime, tmp_path):
         '--fp16',
         '--out',
         out,
-        cwd=tmp_path)
+        cwd=tmp_path,
+    )
     assert 'backbone of MaskRCNN, no checkpoint' in printed
     assert 'opset 20, float16' in printed
     assert re.search('c5 +1 x 256 x 2 x 3 ', printed)
-    session = onnxruntime.InferenceSession(
-        str(out), providers=['CPUExecutionProvider'])
+    session = onnxruntime.InferenceSession(str(out), providers=['CPUExecutionProvider'])
     assert [o.name for o in session.get_outputs()] == ['c2', 'c3', 'c4', 'c5']
 
 
@@ -118,8 +137,7 @@ def test_images_reach_the_network_as_in_the_framework(shapes):
     path = str(sorted((shapes / 'val').glob('*'))[0])
     images = tool['load_images'](model, [path, path], (50, 70))
     assert images.shape == (2, 3, 50, 70)
-    rgb = torch.from_numpy(cv2.resize(cv2.imread(path), (70, 50)))[...,
-                                                                   [2, 1, 0]]
+    rgb = torch.from_numpy(cv2.resize(cv2.imread(path), (70, 50)))[..., [2, 1, 0]]
     mean = torch.tensor(cfg.model.data_preprocessor.mean)
     std = torch.tensor(cfg.model.data_preprocessor.std)
     expected = ((rgb - mean) / std).permute(2, 0, 1)
@@ -129,25 +147,34 @@ def test_images_reach_the_network_as_in_the_framework(shapes):
 def test_size_that_a_head_fixes_is_refused(onnxruntime, run, tmp_path):
     """Semantic FPN's neck is exported with the sizes of the maps in it."""
     error = run(
-        config('semantic_fpn_biformer_demo'), '--shape', 192, 192,
-        '--dynamic-size', '--out', tmp_path / 'model.onnx')
+        config('semantic_fpn_biformer_demo'),
+        '--shape',
+        192,
+        192,
+        '--dynamic-size',
+        '--out',
+        tmp_path / 'model.onnx',
+    )
     assert 'logits' in error and 'export without --dynamic-size' in error
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('args, message', [
-    (['mask_rcnn_biformer_demo'], r'got MaskRCNN; add --backbone to export'),
-    (['retinanet_biformer_demo', '--shape', 20, 64
-      ], r'--shape must be at least 32 x 32 and .*; got \(20, 64\)'),
-    ([
-        'retinanet_biformer_demo', '--cfg-options',
-        'model.backbone.attn_backend=cpu'
-    ], "stages.0.0.attn asks for 'cpu'; add --cfg-options model.backbone."
-     'attn_backend=auto'),
-    (['retinanet_biformer_demo', '--image', 'none.jpg'
-      ], '--image: none.jpg is no image'),
-    (['retinanet_biformer_dem'], 'did you mean .*retinanet_biformer_demo.py'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['mask_rcnn_biformer_demo'], r'got MaskRCNN; add --backbone to export'),
+        (
+            ['retinanet_biformer_demo', '--shape', 20, 64],
+            r'--shape must be at least 32 x 32 and .*; got \(20, 64\)',
+        ),
+        (
+            ['retinanet_biformer_demo', '--cfg-options', 'model.backbone.attn_backend=cpu'],
+            "stages.0.0.attn asks for 'cpu'; add --cfg-options model.backbone.attn_backend=auto",
+        ),
+        (['retinanet_biformer_demo', '--image', 'none.jpg'], '--image: none.jpg is no image'),
+        (['retinanet_biformer_dem'], 'did you mean .*retinanet_biformer_demo.py'),
+    ],
+)
 def test_refusals(args, message, onnxruntime, run, tmp_path):
     name, *options = args
     if '--shape' not in options:
@@ -160,7 +187,8 @@ def test_refusals(args, message, onnxruntime, run, tmp_path):
 
 def test_old_pytorch_is_told(run, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, '__version__', '2.1.2')
-    error = run(
-        config('biformer_demo'), '--shape', 64, 64, '--out', tmp_path / 'x')
-    assert error == ('export_onnx.py: error: export to ONNX needs PyTorch 2.6 '
-                     'or later; got 2.1.2; export with a newer one')
+    error = run(config('biformer_demo'), '--shape', 64, 64, '--out', tmp_path / 'x')
+    assert error == (
+        'export_onnx.py: error: export to ONNX needs PyTorch 2.6 '
+        'or later; got 2.1.2; export with a newer one'
+    )

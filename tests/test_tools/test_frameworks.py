@@ -1,4 +1,5 @@
 """Training and testing with the demo's config of every framework."""
+
 import os
 import pickle
 
@@ -20,24 +21,24 @@ def options(config, data):
             f'{loader}.persistent_workers=False',
         ]
         if config.startswith('mask_rcnn') and split != 'train':
-            found.append(f'{split}_evaluator.ann_file={data}/annotations/'
-                         'instances_val.json')
+            found.append(f'{split}_evaluator.ann_file={data}/annotations/instances_val.json')
     return ['--cfg-options', *found]
 
 
-@pytest.mark.parametrize('config, layout, metric', [
-    ('mask_rcnn_biformer_demo', 'coco', 'coco/segm_mAP'),
-    ('semantic_fpn_biformer_demo', 'ade20k', 'mIoU'),
-    ('upernet_biformer_demo', 'ade20k', 'mIoU'),
-    ('biformer_demo', 'imagenet', 'accuracy/top1'),
-])
+@pytest.mark.parametrize(
+    'config, layout, metric',
+    [
+        ('mask_rcnn_biformer_demo', 'coco', 'coco/segm_mAP'),
+        ('semantic_fpn_biformer_demo', 'ade20k', 'mIoU'),
+        ('upernet_biformer_demo', 'ade20k', 'mIoU'),
+        ('biformer_demo', 'imagenet', 'accuracy/top1'),
+    ],
+)
 def test_trains_evaluates_and_shows(config, layout, metric, tmp_path):
-    data = make_shapes(
-        tmp_path / 'data', layout, num_train=8, num_val=4, image_size=64)
+    data = make_shapes(tmp_path / 'data', layout, num_train=8, num_val=4, image_size=64)
     path = ROOT / 'configs' / f'{config}.py'
     arguments = options(config, data)
-    output = run_tool(
-        'train.py', path, '--work-dir', 'work', *arguments, cwd=tmp_path)
+    output = run_tool('train.py', path, '--work-dir', 'work', *arguments, cwd=tmp_path)
     assert 'Epoch(val) [1][1/1]' in output and metric.split('/')[-1] in output
     checkpoint = tmp_path / 'work' / 'epoch_1.pth'
     state = torch.load(checkpoint, weights_only=False)
@@ -55,11 +56,14 @@ def test_trains_evaluates_and_shows(config, layout, metric, tmp_path):
         '--out',
         'predictions.pkl',
         *arguments,
-        cwd=tmp_path)
+        cwd=tmp_path,
+    )
     assert metric.split('/')[-1] in output
     pictures = [
-        name for _, _, names in os.walk(tmp_path / 'pictures')
-        for name in names if name.endswith(('.jpg', '.png'))
+        name
+        for _, _, names in os.walk(tmp_path / 'pictures')
+        for name in names
+        if name.endswith(('.jpg', '.png'))
     ]
     assert len(pictures) == 4
     predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())

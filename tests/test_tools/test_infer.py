@@ -1,9 +1,11 @@
 """Inference for people, on random weights and small images."""
+
 import json
 import os
 import sys
 
 import cv2
+import golden
 import numpy as np
 import pytest
 import torch
@@ -16,17 +18,17 @@ from PIL import Image
 from pycocotools import mask as rle
 from tool_runner import ROOT, load_module, run_tool
 
-import golden
+from biformer_mm.apis import inference
+from biformer_mm.apis.model import build_model
 from biformer_mm.datasets import make_scene, scene_rng
-from biformer_mm.engine import inference
-from biformer_mm.engine.models import build_model
 
 SIZE = 96
 CONFIGS = dict(
     det='retinanet_biformer_demo',
     mask='mask_rcnn_biformer_demo',
     seg='semantic_fpn_biformer_demo',
-    cls='biformer_demo')
+    cls='biformer_demo',
+)
 SHAPES = ('circle', 'square', 'triangle', 'star')
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
 
@@ -65,18 +67,14 @@ def checkpoints(tmp_path_factory):
     paths = {}
     for task, name in CONFIGS.items():
         torch.manual_seed(0)
-        model, _ = build_model(
-            Config.fromfile(ROOT / 'configs' / f'{name}.py'))
+        model, _ = build_model(Config.fromfile(ROOT / 'configs' / f'{name}.py'))
         state = model.state_dict()
         if task == 'det':  # scores that count
             state['bbox_head.retina_cls.bias'].zero_()
         count = 5 if task == 'seg' else 4
-        meta = dict(
-            classes=tuple(f'kind {i}' for i in range(count)),
-            palette=COLOURS[:count])
+        meta = dict(classes=tuple(f'kind {i}' for i in range(count)), palette=COLOURS[:count])
         paths[task] = folder / f'{task}.pth'
-        torch.save(
-            dict(state_dict=state, meta=dict(dataset_meta=meta)), paths[task])
+        torch.save(dict(state_dict=state, meta=dict(dataset_meta=meta)), paths[task])
     return paths
 
 
@@ -85,8 +83,14 @@ def options(checkpoints):
     """The arguments that choose a model."""
 
     def options(task):
-        return ('--config', ROOT / 'configs' / f'{CONFIGS[task]}.py',
-                '--checkpoint', checkpoints[task], '--device', 'cpu')
+        return (
+            '--config',
+            ROOT / 'configs' / f'{CONFIGS[task]}.py',
+            '--checkpoint',
+            checkpoints[task],
+            '--device',
+            'cpu',
+        )
 
     return options
 
@@ -104,8 +108,7 @@ def read(path):
 
 def files(folder):
     """All files below a folder, hidden ones too."""
-    return sorted(
-        str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file())
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file())
 
 
 @pytest.mark.parametrize('task', ['det', 'mask'])
@@ -115,30 +118,23 @@ def test_detection(task, call, options, image, checkpoints, tmp_path):
     assert files(out) == ['photo.png.json', 'photo.png.overlay.jpg']
     result = read(out / 'photo.png.json')
     instances = result.pop('instances')
-    assert result == dict(
-        source=str(image), task='detection', width=SIZE, height=SIZE)
+    assert result == dict(source=str(image), task='detection', width=SIZE, height=SIZE)
 
     inferencer = DetInferencer(
-        str(ROOT / 'configs' / f'{CONFIGS[task]}.py'),
-        weights=str(checkpoints[task]),
-        device='cpu')
-    sample, = inferencer(str(image), return_datasamples=True)['predictions']
+        str(ROOT / 'configs' / f'{CONFIGS[task]}.py'), weights=str(checkpoints[task]), device='cpu'
+    )
+    (sample,) = inferencer(str(image), return_datasamples=True)['predictions']
     expected = sample.pred_instances
     expected = expected[expected.scores >= 0.2]
     assert 0 < len(expected) == len(instances)
-    np.testing.assert_allclose([i['score'] for i in instances],
-                               expected.scores,
-                               atol=1e-4)
-    np.testing.assert_allclose([i['box'] for i in instances],
-                               expected.bboxes,
-                               atol=0.02)
+    np.testing.assert_allclose([i['score'] for i in instances], expected.scores, atol=1e-4)
+    np.testing.assert_allclose([i['box'] for i in instances], expected.bboxes, atol=0.02)
     assert [i['label'] for i in instances] == expected.labels.tolist()
     assert all(i['class'] == f'kind {i["label"]}' for i in instances)
     if task == 'mask':
         masks = rle.decode([i['mask'] for i in instances])
         assert masks.shape == (SIZE, SIZE, len(instances))
-        np.testing.assert_array_equal(
-            masks.transpose(2, 0, 1), expected.masks.numpy())
+        np.testing.assert_array_equal(masks.transpose(2, 0, 1), expected.masks.numpy())
     else:
         assert not any('mask' in i for i in instances)
 
@@ -146,24 +142,22 @@ def test_detection(task, call, options, image, checkpoints, tmp_path):
 def test_segmentation(call, options, image, checkpoints, tmp_path):
     out = tmp_path / 'out'
     call(image, *options('seg'), '--out', out)
-    assert files(out) == [
-        'photo.png.json', 'photo.png.labels.png', 'photo.png.overlay.jpg'
-    ]
+    assert files(out) == ['photo.png.json', 'photo.png.labels.png', 'photo.png.overlay.jpg']
     result = read(out / 'photo.png.json')
-    label_map = cv2.imread(
-        str(out / result['label_map']), cv2.IMREAD_UNCHANGED)
+    label_map = cv2.imread(str(out / result['label_map']), cv2.IMREAD_UNCHANGED)
     inferencer = MMSegInferencer(
         str(ROOT / 'configs' / f'{CONFIGS["seg"]}.py'),
         weights=str(checkpoints['seg']),
-        device='cpu')
+        device='cpu',
+    )
     expected = inferencer(str(image))['predictions']
     np.testing.assert_array_equal(label_map, expected)
     assert len(np.unique(expected)) > 1
-    assert result['classes'] == [{
-        'label': label,
-        'class': f'kind {label}',
-        'pixels': int((expected == label).sum())
-    } for label in range(5) if (expected == label).any()]
+    assert result['classes'] == [
+        {'label': label, 'class': f'kind {label}', 'pixels': int((expected == label).sum())}
+        for label in range(5)
+        if (expected == label).any()
+    ]
 
 
 def test_classification(call, options, image, checkpoints, tmp_path):
@@ -174,25 +168,32 @@ def test_classification(call, options, image, checkpoints, tmp_path):
         inferencer = ImageClassificationInferencer(
             str(ROOT / 'configs' / f'{CONFIGS["cls"]}.py'),
             pretrained=str(checkpoints['cls']),
-            device='cpu')
+            device='cpu',
+        )
     expected = inferencer(str(image))[0]['pred_scores']
     order = np.argsort(-expected)
     assert [c['label'] for c in classes] == order.tolist()
     assert [c['class'] for c in classes] == [f'kind {i}' for i in order]
-    np.testing.assert_allclose([c['score'] for c in classes],
-                               expected[order],
-                               atol=1e-4)
+    np.testing.assert_allclose([c['score'] for c in classes], expected[order], atol=1e-4)
 
 
 def test_threshold_applies_to_json_and_picture(call, options, image, tmp_path):
     for out, threshold in (('all', 0), ('none', 1)):
-        call(image, *options('mask'), '--out', tmp_path / out, '--score-thr',
-             threshold, '--cfg-options', 'model.test_cfg.rcnn.max_per_img=5')
+        call(
+            image,
+            *options('mask'),
+            '--out',
+            tmp_path / out,
+            '--score-thr',
+            threshold,
+            '--cfg-options',
+            'model.test_cfg.rcnn.max_per_img=5',
+        )
     assert len(read(tmp_path / 'all' / 'photo.png.json')['instances']) == 5
     assert read(tmp_path / 'none' / 'photo.png.json')['instances'] == []
     drawn, bare = (
-        cv2.imread(str(tmp_path / out / 'photo.png.overlay.jpg'))
-        for out in ('all', 'none'))
+        cv2.imread(str(tmp_path / out / 'photo.png.overlay.jpg')) for out in ('all', 'none')
+    )
     original = cv2.imread(str(image))
     factor = len(bare) // SIZE
     assert factor > 1  # text on 96 pixels could not be read
@@ -225,8 +226,7 @@ def test_palette_of_the_checkpoint_reaches_the_picture(checkpoints):
     colour = np.median(prediction.overlay, axis=(0, 1))
     red, green, blue = COLOURS[2]
     # Opacity 0.6.
-    np.testing.assert_allclose(
-        colour, [0.6 * blue, 0.6 * green, 0.6 * red], atol=1)
+    np.testing.assert_allclose(colour, [0.6 * blue, 0.6 * green, 0.6 * red], atol=1)
 
 
 @pytest.mark.parametrize('task', ['det', 'seg', 'cls'])
@@ -237,7 +237,7 @@ def test_names_fall_back_to_the_config_then_to_numbers(task, checkpoints):
         of_config = ['0', '1', '2', '3']
 
     def too_many(content):
-        content['meta']['dataset_meta']['classes'] += ('one more', )
+        content['meta']['dataset_meta']['classes'] += ('one more',)
 
     for change in (lambda content: content.pop('meta'), too_many):
         predict, source = predictor(task, checkpoints[task], change)
@@ -249,18 +249,18 @@ def test_names_fall_back_to_the_config_then_to_numbers(task, checkpoints):
 
 
 def test_palette_falls_back_too(checkpoints):
-    meta = inference.class_names(
-        torch.nn.ModuleDict(dict(head=Head(3))), classes_in_config(), {})
+    meta = inference.class_names(torch.nn.ModuleDict(dict(head=Head(3))), classes_in_config(), {})
     assert meta[0] == ['a', 'b', 'c']
     assert len(set(meta[1])) == 3  # made up, and distinct
     names, palette, _ = inference.class_names(
-        torch.nn.ModuleDict(dict(head=Head(3))), classes_in_config(),
-        dict(classes=['x', 'y', 'z'], palette=[[1, 2, 3]] * 3))
+        torch.nn.ModuleDict(dict(head=Head(3))),
+        classes_in_config(),
+        dict(classes=['x', 'y', 'z'], palette=[[1, 2, 3]] * 3),
+    )
     assert (names, palette) == (['x', 'y', 'z'], [(1, 2, 3)] * 3)
 
 
 class Head(torch.nn.Module):
-
     def __init__(self, num_classes):
         super().__init__()
         self.num_classes = num_classes
@@ -268,9 +268,7 @@ class Head(torch.nn.Module):
 
 def classes_in_config():
     dataset = dict(type='CustomDataset', metainfo=dict(classes=list('abc')))
-    return Config(
-        dict(
-            default_scope='mmpretrain', test_dataloader=dict(dataset=dataset)))
+    return Config(dict(default_scope='mmpretrain', test_dataloader=dict(dataset=dataset)))
 
 
 @pytest.fixture
@@ -309,17 +307,25 @@ def results(out='outputs'):
     """The inputs that a folder has whole results of."""
     found = [
         os.path.relpath(os.path.join(parent, name), out)
-        for parent, _, names in os.walk(out) for name in names
+        for parent, _, names in os.walk(out)
+        for name in names
     ]
-    inputs = sorted(n[:-len('.json')] for n in found if n.endswith('.json'))
-    assert sorted(found) == sorted([f'{n}.json' for n in inputs] +
-                                   [f'{n}.overlay.jpg' for n in inputs])
+    inputs = sorted(n[: -len('.json')] for n in found if n.endswith('.json'))
+    assert sorted(found) == sorted(
+        [f'{n}.json' for n in inputs] + [f'{n}.overlay.jpg' for n in inputs]
+    )
     return inputs
 
 
 def test_a_folder_means_its_images_and_those_of_its_folders(go):
-    draw('in put/a.jpg', 'in put/a.png', 'in put/x/a.jpg', 'in put/é/中.JPG',
-         'in put/.hidden.jpg', 'in put/.cache/b.jpg')
+    draw(
+        'in put/a.jpg',
+        'in put/a.png',
+        'in put/x/a.jpg',
+        'in put/é/中.JPG',
+        'in put/.hidden.jpg',
+        'in put/.cache/b.jpg',
+    )
     (open('in put/notes.txt', 'w')).close()
     go('in put')
     expected = ['a.jpg', 'a.png', 'x/a.jpg', 'é/中.JPG']
@@ -327,7 +333,8 @@ def test_a_folder_means_its_images_and_those_of_its_folders(go):
     go('in put', '--out', 'in put/results')
     go('in put', '--out', 'in put', '--force')  # not those of results
     assert sorted(p for p in os.listdir('in put') if 'overlay' in p) == [
-        'a.jpg.overlay.jpg', 'a.png.overlay.jpg'
+        'a.jpg.overlay.jpg',
+        'a.png.overlay.jpg',
     ]
     assert results('in put/results') == expected
     go('in put', '--out', 'again')
@@ -384,11 +391,7 @@ def test_unreadable_files_are_listed_and_leave_nothing(go, capsys):
     draw('in/good.jpg', size=(200, 200))
     with open('in/good.jpg', 'rb') as file:
         content = file.read()
-    broken = {
-        'cut.jpg': content[:len(content) // 2],
-        'empty.jpg': b'',
-        'text.jpg': b'hello'
-    }
+    broken = {'cut.jpg': content[: len(content) // 2], 'empty.jpg': b'', 'text.jpg': b'hello'}
     for name, data in broken.items():
         with open(f'in/{name}', 'wb') as file:
             file.write(data)
@@ -397,26 +400,24 @@ def test_unreadable_files_are_listed_and_leave_nothing(go, capsys):
         go('in')
     assert results() == ['good.jpg']
     assert capsys.readouterr().err.splitlines() == [
-        'in/cut.jpg: no image, or damaged', 'in/empty.jpg: empty',
+        'in/cut.jpg: no image, or damaged',
+        'in/empty.jpg: empty',
         'in/link.jpg: No such file or directory',
-        'in/text.jpg: no image, or damaged'
+        'in/text.jpg: no image, or damaged',
     ]
 
 
-def test_an_image_that_the_model_cannot_take_is_listed(call, options, tmp_path,
-                                                       capsys):
+def test_an_image_that_the_model_cannot_take_is_listed(call, options, tmp_path, capsys):
     draw(tmp_path / 'in/line.png', size=(1, 3000))
     draw(tmp_path / 'in/pixel.png', size=(1, 1))
     out = tmp_path / 'out'
     with pytest.raises(SystemExit, match='1 of 2 were not'):
         call(tmp_path / 'in', *options('mask'), '--out', out)
-    assert 'line.png: the model does not take its 1 x 3000 pixels (' in (
-        capsys.readouterr().err)
+    assert 'line.png: the model does not take its 1 x 3000 pixels (' in (capsys.readouterr().err)
     assert results(out) == ['pixel.png']
 
 
-def test_results_are_written_as_they_come(call, no_model, tool, tmp_path,
-                                          monkeypatch):
+def test_results_are_written_as_they_come(call, no_model, tool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     draw('in/a.png', 'in/b.png', 'in/c.png')
     there = []
@@ -455,15 +456,18 @@ def test_results_are_not_overwritten_unless_asked(go, no_model):
     assert results() == ['a.png', 'b.png']
 
 
-@pytest.mark.parametrize('args, message', [
-    (['nothing.jpg'], 'INPUT must exist; there is no nothing.jpg'),
-    (['empty'], 'must have images; empty has none that end in .jpg'),
-    (['text'], 'must have images; text has none'),
-    (['*.jpg'], r'must have images; \*.jpg has none'),
-    (['a.png', '--score-thr', '7'], 'must be from 0 to 1; got 7'),
-    (['a.png', '--device', 'cuda:77'], "no 'cuda:77' here"),
-    (['a.png', '--out', 'a.png'], 'a.png cannot be written'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['nothing.jpg'], 'INPUT must exist; there is no nothing.jpg'),
+        (['empty'], 'must have images; empty has none that end in .jpg'),
+        (['text'], 'must have images; text has none'),
+        (['*.jpg'], r'must have images; \*.jpg has none'),
+        (['a.png', '--score-thr', '7'], 'must be from 0 to 1; got 7'),
+        (['a.png', '--device', 'cuda:77'], "no 'cuda:77' here"),
+        (['a.png', '--out', 'a.png'], 'a.png cannot be written'),
+    ],
+)
 def test_usage_errors(go, args, message):
     os.mkdir('empty')
     os.mkdir('text')
@@ -475,8 +479,7 @@ def test_usage_errors(go, args, message):
 
 
 def write_video(path, count, codec='MJPG'):
-    writer = cv2.VideoWriter(
-        str(path), cv2.VideoWriter_fourcc(*codec), 12.5, (SIZE + 1, SIZE))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 12.5, (SIZE + 1, SIZE))
     assert writer.isOpened()
     scene = make_scene(scene_rng(0, 'val', 1), SIZE + 1).image[:SIZE]
     for i in range(count):
@@ -499,8 +502,12 @@ def test_video(call, options, checkpoints, tmp_path):
     write_video(path, 3)
     call(path, *options('seg'), '--out', out)
     assert files(out) == [
-        *(f'a clip é.avi.frames/00000{i}.{kind}' for i in range(3)
-          for kind in ('json', 'labels.png')), 'a clip é.avi.overlay.mp4'
+        *(
+            f'a clip é.avi.frames/00000{i}.{kind}'
+            for i in range(3)
+            for kind in ('json', 'labels.png')
+        ),
+        'a clip é.avi.overlay.mp4',
     ]
     cfg = Config.fromfile(ROOT / 'configs' / f'{CONFIGS["seg"]}.py')
     predict, _ = inference.build_predictor(cfg, str(checkpoints['seg']))
@@ -511,13 +518,11 @@ def test_video(call, options, checkpoints, tmp_path):
         expected = predict(frame)
         result = read(out / f'a clip é.avi.frames/00000{i}.json')
         assert result == dict(
-            source=str(path),
-            frame=i,
-            label_map=f'00000{i}.labels.png',
-            **expected.result)
+            source=str(path), frame=i, label_map=f'00000{i}.labels.png', **expected.result
+        )
         label_map = cv2.imread(
-            str(out / f'a clip é.avi.frames/00000{i}.labels.png'),
-            cv2.IMREAD_UNCHANGED)
+            str(out / f'a clip é.avi.frames/00000{i}.labels.png'), cv2.IMREAD_UNCHANGED
+        )
         np.testing.assert_array_equal(label_map, expected.label_map)
         assert overlay.shape == expected.overlay.shape
         # Lossy, but this frame and not another.
@@ -532,8 +537,9 @@ def test_a_shorter_video_replaces_all_frames(go, tmp_path):
         go('v.avi')
     go('v.avi', '--force')
     assert files(tmp_path / 'outputs') == [
-        'v.avi.frames/000000.json', 'v.avi.frames/000001.json',
-        'v.avi.overlay.mp4'
+        'v.avi.frames/000000.json',
+        'v.avi.frames/000001.json',
+        'v.avi.overlay.mp4',
     ]
 
 
@@ -551,13 +557,12 @@ def test_a_cut_video_is_listed_with_what_it_has(go, capsys, tmp_path):
     with open('v.avi', 'rb') as file:
         content = file.read()
     with open('v.avi', 'wb') as file:
-        file.write(content[:len(content) // 2])
+        file.write(content[: len(content) // 2])
     with pytest.raises(SystemExit, match='1 of 1 were not'):
         go('v.avi')
     frames, _ = read_video('v.avi')
     assert 0 < len(frames) < 20
-    assert (f'v.avi: its end is missing, {len(frames)} of about 20 frames'
-            in capsys.readouterr().err)
+    assert f'v.avi: its end is missing, {len(frames)} of about 20 frames' in capsys.readouterr().err
     overlays, _ = read_video('outputs/v.avi.overlay.mp4')
     assert len(overlays) == len(frames)
 
@@ -581,18 +586,17 @@ def test_released_checkpoints(tmp_path):
     names = [f'old {i}' for i in range(10)]
     torch.save(
         dict(model=golden.section(arrays, 'state'), meta=dict(CLASSES=names)),
-        tmp_path / 'released.pth')
+        tmp_path / 'released.pth',
+    )
     cfg = Config.fromfile(ROOT / 'configs/biformer_s_in1k.py')
     cfg.model.backbone.arch = golden.small_arch()[0]
-    cfg.model.head.update(
-        in_channels=cfg.model.backbone.arch['embed_dims'][3], num_classes=10)
-    predict, source = inference.build_predictor(cfg,
-                                                str(tmp_path / 'released.pth'))
+    cfg.model.head.update(in_channels=cfg.model.backbone.arch['embed_dims'][3], num_classes=10)
+    predict, source = inference.build_predictor(cfg, str(tmp_path / 'released.pth'))
     assert (predict.names, source) == (names, 'the checkpoint')
     model = predict.inferencer.model
     golden.assert_close(
-        model.head(model.extract_feat(arrays['x'])), arrays['out'],
-        golden.OUT_RTOL, 'logits')
+        model.head(model.extract_feat(arrays['x'])), arrays['out'], golden.OUT_RTOL, 'logits'
+    )
     assert len(predict(np.zeros((50, 60, 3), np.uint8)).result['classes']) == 5
 
 
@@ -636,5 +640,4 @@ def test_as_a_command(options, image, tmp_path):
     printed = run_tool('infer.py', image.name, *options('cls'), cwd=tmp_path)
     assert 'class names: the checkpoint' in printed
     assert 'results are in outputs' in printed
-    assert files(tmp_path /
-                 'outputs') == ['photo.png.json', 'photo.png.overlay.jpg']
+    assert files(tmp_path / 'outputs') == ['photo.png.json', 'photo.png.overlay.jpg']

@@ -6,10 +6,7 @@ import pytest
 from tool_runner import ROOT, run_tool
 
 TOOL = 'analysis_tools/plot_logs.py'
-COCO = [
-    'coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_s', 'coco/segm_mAP',
-    'coco/segm_mAP_50'
-]
+COCO = ['coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_s', 'coco/segm_mAP', 'coco/segm_mAP_50']
 
 
 @pytest.fixture(scope='module')
@@ -17,17 +14,16 @@ def tool():
     return runpy.run_path(str(ROOT / 'tools' / TOOL))
 
 
-def write_run(work_dir, memory=False, metrics=('mIoU', ), iterations=60):
+def write_run(work_dir, memory=False, metrics=('mIoU',), iterations=60):
     """A run that logs every tenth iteration and validates every thirtieth."""
     lines = []
     for i in range(10, iterations + 1, 10):
-        record = dict(
-            lr=1e-3 / i, loss=10 / i, loss_cls=6 / i, time=.1, iter=i, step=i)
+        record = dict(lr=1e-3 / i, loss=10 / i, loss_cls=6 / i, time=0.1, iter=i, step=i)
         if memory:
             record['memory'] = 1000 + i
         lines.append(record)
         if i % 30 == 0:
-            lines.append(dict({m: i / 100 for m in metrics}, time=.1, step=i))
+            lines.append(dict({m: i / 100 for m in metrics}, time=0.1, step=i))
     folder = work_dir / '20300101_000000' / 'vis_data'
     folder.mkdir(parents=True)
     path = folder / '20300101_000000.json'
@@ -42,8 +38,7 @@ def test_says_what_it_draws_and_what_it_leaves_out(tmp_path):
     write_run(tmp_path / 'one')
     path = write_run(tmp_path / 'two')
     path.write_text(path.read_text()[:-9])  # as when a run is killed
-    output = run_tool(
-        TOOL, 'one', 'two', '--out', 'a/b.png', '--smooth', 3, cwd=tmp_path)
+    output = run_tool(TOOL, 'one', 'two', '--out', 'a/b.png', '--smooth', 3, cwd=tmp_path)
     assert 'plot_logs.py: warning: line 8 of ' in output
     assert 'one: 20300101_000000 to iteration 60\n' in output
     assert 'drawn: loss, lr, mIoU\n' in output
@@ -62,17 +57,22 @@ def test_writes_what_the_suffix_says(suffix, tool, tmp_path, monkeypatch):
     assert figure.read_bytes().startswith(SIGNATURES[suffix])
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['empty', '--out', 'a.png'], r'empty must hold the JSON logs'),
-    (['none', '--out', 'a.png'], r'there is no folder none; give'),
-    (['one', '--out', 'a.jpg'], r'--out must end in one of .png, .svg, .pdf'),
-    (['one', '--out', 'file/a.png'], r'file/a.png cannot be written'),
-    (['one', '--out', 'a.png', '--smooth', '-1'], r'--smooth must be an odd'),
-    (['one', '--out', 'a.png', '--smooth', '4'], r'--smooth .* got 4'),
-    (['one', './one', '--out', 'a.png'], r'each WORK_DIR is given once'),
-    (['one', '--out', 'a.png', '--keys', 'mAP'
-      ], r'nothing is logged as mAP; the logs have lr, loss, .*mIoU'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['empty', '--out', 'a.png'], r'empty must hold the JSON logs'),
+        (['none', '--out', 'a.png'], r'there is no folder none; give'),
+        (['one', '--out', 'a.jpg'], r'--out must end in one of .png, .svg, .pdf'),
+        (['one', '--out', 'file/a.png'], r'file/a.png cannot be written'),
+        (['one', '--out', 'a.png', '--smooth', '-1'], r'--smooth must be an odd'),
+        (['one', '--out', 'a.png', '--smooth', '4'], r'--smooth .* got 4'),
+        (['one', './one', '--out', 'a.png'], r'each WORK_DIR is given once'),
+        (
+            ['one', '--out', 'a.png', '--keys', 'mAP'],
+            r'nothing is logged as mAP; the logs have lr, loss, .*mIoU',
+        ),
+    ],
+)
 def test_errors_are_one_line(arguments, message, tool, tmp_path, monkeypatch):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'file').touch()
@@ -87,10 +87,7 @@ def test_errors_are_one_line(arguments, message, tool, tmp_path, monkeypatch):
 
 
 def read(tool, **folders):
-    return {
-        name: tool['read_run'](str(folder), print)
-        for name, folder in folders.items()
-    }
+    return {name: tool['read_run'](str(folder), print) for name, folder in folders.items()}
 
 
 def test_every_run_is_drawn_where_it_was_logged(tool, tmp_path):
@@ -101,24 +98,20 @@ def test_every_run_is_drawn_where_it_was_logged(tool, tmp_path):
     assert keys == ['loss', 'lr', 'mIoU', 'memory']
     figure = tool['plot'](runs, keys, smooth=1)
     panels = {axis.get_title('left'): axis for axis in figure.axes}
-    assert list(panels) == [
-        'loss', 'learning rate', 'mIoU', 'peak GPU memory, MiB'
-    ]
+    assert list(panels) == ['loss', 'learning rate', 'mIoU', 'peak GPU memory, MiB']
     points = {
         title: [tuple(map(list, line.get_data())) for line in axis.lines]
         for title, axis in panels.items()
     }
     short, long = list(range(10, 61, 10)), list(range(10, 91, 10))
-    assert points['loss'][:2] == [(x, [10 / i for i in x])
-                                  for x in (short, long)]
-    assert points['mIoU'] == [(x, [i / 100 for i in x])
-                              for x in ([30, 60], [30, 60, 90])]
+    assert points['loss'][:2] == [(x, [10 / i for i in x]) for x in (short, long)]
+    assert points['mIoU'] == [(x, [i / 100 for i in x]) for x in ([30, 60], [30, 60, 90])]
     # The run without a GPU has none, and none is made up.
     memory = [1000 + i for i in short]
     assert points['peak GPU memory, MiB'] == [(short, memory)]
     assert all(axis.get_xlabel() == 'iteration' for axis in figure.axes)
     assert len({axis.get_xlim() for axis in figure.axes}) == 1
-    legend, = figure.legends
+    (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ['a', 'b']
 
 
@@ -132,7 +125,8 @@ def test_runs_differ_in_colour_and_in_grey(tool, tmp_path):
     for look in ('color', 'marker', 'dash_pattern'):
         found = {
             str(line._unscaled_dash_pattern)
-            if look == 'dash_pattern' else getattr(line, f'get_{look}')()
+            if look == 'dash_pattern'
+            else getattr(line, f'get_{look}')()
             for line in lines
         }
         assert len(found) == 6, look
@@ -142,7 +136,7 @@ def test_runs_differ_in_colour_and_in_grey(tool, tmp_path):
 
 def test_details_of_metrics_are_drawn_on_request_only(tool, tmp_path):
     write_run(tmp_path / 'a', metrics=COCO)
-    run, = read(tool, a=tmp_path / 'a').values()
+    (run,) = read(tool, a=tmp_path / 'a').values()
     keys = tool['default_keys']([run])
     assert keys == ['loss', 'lr', 'coco/bbox_mAP', 'coco/segm_mAP']
     keys = ['loss_cls', 'coco/bbox_mAP_s']

@@ -1,4 +1,5 @@
 """Training and testing as a user runs them, on a few images."""
+
 import os
 import pickle
 import shutil
@@ -25,9 +26,10 @@ def options(shapes, epochs=1, batch_size=4):
     """--cfg-options for a few steps on ``shapes``."""
     annotations = shapes / 'annotations' / 'instances_val.json'
     found = [
-        f'train_cfg.max_epochs={epochs}', 'train_cfg.val_interval=1',
+        f'train_cfg.max_epochs={epochs}',
+        'train_cfg.val_interval=1',
         f'val_evaluator.ann_file={annotations}',
-        f'test_evaluator.ann_file={annotations}'
+        f'test_evaluator.ann_file={annotations}',
     ]
     for split in ('train', 'val', 'test'):
         loader = f'{split}_dataloader'
@@ -50,7 +52,8 @@ def trained(tmp_path_factory, shapes):
         '--work-dir',
         work_dir,
         *options(shapes),
-        cwd=tmp_path_factory.mktemp('elsewhere'))
+        cwd=tmp_path_factory.mktemp('elsewhere'),
+    )
     return work_dir, output
 
 
@@ -73,7 +76,8 @@ def test_resume_goes_on_from_the_last_epoch(trained, shapes, tmp_path):
         '--resume',
         *TRUST,
         *options(shapes, epochs=2),
-        cwd=tmp_path)
+        cwd=tmp_path,
+    )
     assert 'resumed epoch: 1, iter: 2' in output
     state = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
     assert state['meta']['iter'] == 4
@@ -95,7 +99,8 @@ def test_test_shows_and_dumps(trained, shapes, tmp_path):
         'predictions.pkl',
         '--tta',
         *options(shapes),
-        cwd=tmp_path)
+        cwd=tmp_path,
+    )
     names = [f'{i:06d}.jpg' for i in range(4)]
     assert sorted(os.listdir(tmp_path / 'pictures')) == names
     predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
@@ -103,44 +108,50 @@ def test_test_shows_and_dumps(trained, shapes, tmp_path):
     assert 'bboxes' in predictions[0]['pred_instances']
 
 
-@pytest.mark.parametrize('change, message', [
-    (lambda s: s.pop('bbox_head.retina_cls.bias'),
-     'missing keys in source state_dict: bbox_head.retina_cls.bias'),
-    (lambda s: s.update({'extra.weight': torch.zeros(1)}),
-     'unexpected key in source state_dict: extra.weight'),
-    (lambda s: s.update({'bbox_head.retina_cls.bias': torch.zeros(1)}),
-     'size mismatch for bbox_head.retina_cls.bias'),
-])
-def test_test_refuses_weights_that_do_not_fit(trained, shapes, tmp_path,
-                                              change, message):
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            lambda s: s.pop('bbox_head.retina_cls.bias'),
+            'missing keys in source state_dict: bbox_head.retina_cls.bias',
+        ),
+        (
+            lambda s: s.update({'extra.weight': torch.zeros(1)}),
+            'unexpected key in source state_dict: extra.weight',
+        ),
+        (
+            lambda s: s.update({'bbox_head.retina_cls.bias': torch.zeros(1)}),
+            'size mismatch for bbox_head.retina_cls.bias',
+        ),
+    ],
+)
+def test_test_refuses_weights_that_do_not_fit(trained, shapes, tmp_path, change, message):
     state = torch.load(trained[0] / 'epoch_1.pth', weights_only=False)
     change(state['state_dict'])
     torch.save(state, tmp_path / 'other.pth')
     output = run_tool(
-        'test.py',
-        CONFIG,
-        'other.pth',
-        *TRUST,
-        *options(shapes),
-        cwd=tmp_path,
-        ok=False)
+        'test.py', CONFIG, 'other.pth', *TRUST, *options(shapes), cwd=tmp_path, ok=False
+    )
     assert "other.pth does not fit the config's model" in output
     assert message in output
     assert 'Traceback' not in output
 
 
-@pytest.mark.parametrize('tool, args, trusted', [
-    ('test.py', ['a.pth'], True),
-    ('train.py', ['--resume', 'a.pth'], True),
-    ('train.py', ['--resume'], False),
-    ('train.py', ['load_from=a.pth'], False),
-    ('train.py', [
-        'model.backbone.init_cfg.type=Pretrained',
-        'model.backbone.init_cfg.checkpoint=a.pth'
-    ], True),
-])
-def test_only_trust_runs_what_a_checkpoint_holds(trained, shapes, tmp_path,
-                                                 tool, args, trusted):
+@pytest.mark.parametrize(
+    'tool, args, trusted',
+    [
+        ('test.py', ['a.pth'], True),
+        ('train.py', ['--resume', 'a.pth'], True),
+        ('train.py', ['--resume'], False),
+        ('train.py', ['load_from=a.pth'], False),
+        (
+            'train.py',
+            ['model.backbone.init_cfg.type=Pretrained', 'model.backbone.init_cfg.checkpoint=a.pth'],
+            True,
+        ),
+    ],
+)
+def test_only_trust_runs_what_a_checkpoint_holds(trained, shapes, tmp_path, tool, args, trusted):
     """However it is named; ``trusted`` says whether to try --trust, too."""
     state = torch.load(trained[0] / 'epoch_1.pth', weights_only=False)
     proof, work_dir = tmp_path / 'proof', tmp_path / 'work_dir'
@@ -150,9 +161,7 @@ def test_only_trust_runs_what_a_checkpoint_holds(trained, shapes, tmp_path,
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
     fields = [arg for arg in args if '=' in arg]  # after --cfg-options
     args = [arg for arg in args if arg not in fields]
-    command = [
-        tool, CONFIG, *args, '--work-dir', work_dir, *options(shapes), *fields
-    ]
+    command = [tool, CONFIG, *args, '--work-dir', work_dir, *options(shapes), *fields]
     output = run_tool(*command, cwd=tmp_path, ok=False)
     error = output.strip().splitlines()[-1]
     assert error.startswith(f'{tool}: error: ') and '.pth ' in error
@@ -166,15 +175,20 @@ def test_only_trust_runs_what_a_checkpoint_holds(trained, shapes, tmp_path,
         assert proof.exists()
 
 
-@pytest.mark.parametrize('tool, args, message', [
-    ('train.py', ['nowhere.py'], 'there is no config nowhere.py'),
-    ('train.py', [CONFIG, '--resume'],
-     '--resume: there is no checkpoint in work_dirs/retinanet_biformer_'),
-    ('train.py', [CONFIG], 'data not found: data/shapes/coco/'),
-    ('test.py', [CONFIG, 'a.pth'], 'there is no checkpoint a.pth'),
-])
-def test_wrong_input_is_one_line_and_leaves_nothing(tool, args, message,
-                                                    tmp_path):
+@pytest.mark.parametrize(
+    'tool, args, message',
+    [
+        ('train.py', ['nowhere.py'], 'there is no config nowhere.py'),
+        (
+            'train.py',
+            [CONFIG, '--resume'],
+            '--resume: there is no checkpoint in work_dirs/retinanet_biformer_',
+        ),
+        ('train.py', [CONFIG], 'data not found: data/shapes/coco/'),
+        ('test.py', [CONFIG, 'a.pth'], 'there is no checkpoint a.pth'),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(tool, args, message, tmp_path):
     output = run_tool(tool, *args, cwd=tmp_path, ok=False)
     error = output.strip().splitlines()[-1]
     assert error.startswith(f'{tool}: error: {message}')
@@ -190,7 +204,8 @@ def test_distributed_scripts_run_on_cpus(shapes, tmp_path):
         '--work-dir',
         tmp_path,
         *options(shapes, batch_size=2),
-        cwd=tmp_path)
+        cwd=tmp_path,
+    )
     state = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
     assert state['meta']['iter'] == 2  # 8 images by 2 processes x 2
     output = run_tool(
@@ -202,38 +217,35 @@ def test_distributed_scripts_run_on_cpus(shapes, tmp_path):
         '--work-dir',
         tmp_path,
         *options(shapes),
-        cwd=tmp_path)
+        cwd=tmp_path,
+    )
     assert 'Epoch(test) [1/1]' in output
 
 
-@pytest.mark.parametrize('script, args, rest', [
-    ('dist_train.sh', ['c.py', '4'], 'train.py c.py'),
-    ('dist_test.sh', ['c.py', 'a.pth', '4'], 'test.py c.py a.pth'),
-])
+@pytest.mark.parametrize(
+    'script, args, rest',
+    [
+        ('dist_train.sh', ['c.py', '4'], 'train.py c.py'),
+        ('dist_test.sh', ['c.py', 'a.pth', '4'], 'test.py c.py a.pth'),
+    ],
+)
 def test_distributed_scripts_honour_the_usual_variables(script, args, rest):
-    variables = dict(
-        PYTHON='echo',
-        NNODES='2',
-        NODE_RANK='1',
-        MASTER_ADDR='node0',
-        PORT='29511')
+    variables = dict(PYTHON='echo', NNODES='2', NODE_RANK='1', MASTER_ADDR='node0', PORT='29511')
     command = subprocess.run(
         [str(ROOT / 'tools' / script), *args, '--work-dir', 'a b'],
-        env={
-            **os.environ,
-            **variables
-        },
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        check=True).stdout
-    assert ('--nnodes=2 --node_rank=1 --master_addr=node0 --master_port=29511 '
-            '--nproc_per_node=4') in command
+        check=True,
+    ).stdout
+    assert (
+        '--nnodes=2 --node_rank=1 --master_addr=node0 --master_port=29511 --nproc_per_node=4'
+    ) in command
     assert command.endswith(f'{rest} --work-dir a b --launcher pytorch\n')
 
 
 def test_distributed_scripts_want_a_number_of_processes(tmp_path):
-    output = run_tool(
-        'dist_train.sh', CONFIG, '--work-dir', 'x', cwd=tmp_path, ok=False)
+    output = run_tool('dist_train.sh', CONFIG, '--work-dir', 'x', cwd=tmp_path, ok=False)
     assert output == 'GPUS must be the number of processes; got --work-dir\n'
 
 

@@ -1,4 +1,5 @@
 """The routing explorer, read in a real browser."""
+
 import re
 import shutil
 
@@ -7,8 +8,8 @@ import pytest
 import torch
 from playwright.sync_api import expect, sync_playwright
 
-from biformer_mm.errors import UsageError
 from biformer_mm.models import BiFormer
+from biformer_mm.utils.errors import UsageError
 from biformer_mm.visualization import record_routing
 from biformer_mm.visualization.explorer import token_rounds, write_explorer
 
@@ -20,7 +21,8 @@ ARCH = dict(
     mlp_ratio=2,
     head_dim=8,
     stem='conv',
-    pos_conv=True)
+    pos_conv=True,
+)
 # S divides the map of stage 1 alone; on stage 3's, 5 x 7, the regions of the
 # last row lie wholly in the padding and those of the last column in part.
 IMAGE_SIZE = (80, 112)
@@ -44,8 +46,7 @@ def red_picture():
     return picture
 
 
-both_paddings = pytest.mark.parametrize(
-    'padding', ['legacy', 'masked'], scope='module')
+both_paddings = pytest.mark.parametrize('padding', ['legacy', 'masked'], scope='module')
 
 
 @pytest.fixture(scope='module')
@@ -69,11 +70,9 @@ def path(routings, tmp_path_factory):
 def browser():
     chromium = shutil.which('chromium')
     if chromium is None:
-        pytest.skip('the explorer is tested in Chromium, and there is none: '
-                    'apt install chromium')
+        pytest.skip('the explorer is tested in Chromium, and there is none: apt install chromium')
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=['--no-sandbox'])
+        browser = playwright.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
         yield browser
         browser.close()
 
@@ -84,10 +83,7 @@ def open_page(browser):
     contexts, complaints = [], []
 
     def open_page(path, **options):
-        context = browser.new_context(**{
-            'viewport': dict(width=1280, height=800),
-            **options
-        })
+        context = browser.new_context(**{'viewport': dict(width=1280, height=800), **options})
         contexts.append(context)
         page = context.new_page()
         page.on('console', lambda message: complaints.append(message.text))
@@ -95,8 +91,13 @@ def open_page(browser):
         page.on('requestfailed', lambda r: complaints.append(r.url[:99]))
         url = path.as_uri()
         page.on(
-            'request', lambda r: complaints.append(r.url[:99])
-            if r.url != url and not r.url.startswith('data:') else None)
+            'request',
+            lambda r: (
+                complaints.append(r.url[:99])
+                if r.url != url and not r.url.startswith('data:')
+                else None
+            ),
+        )
         page.goto(url)
         expect(page.locator('#caption')).not_to_be_empty()
         return page
@@ -116,8 +117,7 @@ def on_screen(page, x, y):
     """Where a pixel of the network's input is in the window."""
     box = page.locator('#overlay').bounding_box()
     height, width = IMAGE_SIZE
-    return (box['x'] + x / width * box['width'],
-            box['y'] + y / height * box['height'])
+    return (box['x'] + x / width * box['width'], box['y'] + y / height * box['height'])
 
 
 def region_middle(routing, region):
@@ -127,8 +127,10 @@ def region_middle(routing, region):
 
 def token_middle(routing, row, col):
     height, width = IMAGE_SIZE  # which the last tokens may exceed
-    return (min((col + .5) * routing.stride,
-                width - 1), min((row + .5) * routing.stride, height - 1))
+    return (
+        min((col + 0.5) * routing.stride, width - 1),
+        min((row + 0.5) * routing.stride, height - 1),
+    )
 
 
 def hover(page, x, y):
@@ -141,10 +143,10 @@ def go_to(page, routing):
         slider = page.locator(f'#{name}')
         if slider.is_enabled():
             slider.fill(str(number - 1))
-        expect(page.locator(f'#{name}-label')).to_have_text(
-            re.compile(f'^{number} of '))
+        expect(page.locator(f'#{name}-label')).to_have_text(re.compile(f'^{number} of '))
     expect(page.locator('#live')).to_have_text(
-        re.compile(f'Stage {routing.stage}, block {routing.block}'))
+        re.compile(f'Stage {routing.stage}, block {routing.block}')
+    )
 
 
 def choose(page, name, value):
@@ -158,8 +160,9 @@ def caption(page):
 def listed(page):
     """The list's rows: place, share."""
     rows = page.locator('#list li').all()
-    return [(row.locator('.place').inner_text(),
-             row.locator('.value').inner_text()) for row in rows]
+    return [
+        (row.locator('.place').inner_text(), row.locator('.value').inner_text()) for row in rows
+    ]
 
 
 def name_of(routing, region):
@@ -211,10 +214,12 @@ def test_hovering_lists_the_routed_regions_with_their_shares(page, routings):
             hover(page, *region_middle(routing, region))
             assert caption(page) == (
                 f'Region at {name_of(routing, region)} routes to '
-                f'{routing.topk} region{"s" * (routing.topk > 1)}.')
+                f'{routing.topk} region{"s" * (routing.topk > 1)}.'
+            )
             rows = listed(page)
-            assert [place for place, _ in rows
-                    ] == [name_of(routing, i) for i in routing.index[region]]
+            assert [place for place, _ in rows] == [
+                name_of(routing, i) for i in routing.index[region]
+            ]
             for (_, text), share in zip(rows, routing.strength[region]):
                 assert_share(text, share)
 
@@ -230,8 +235,7 @@ def test_toggle_lists_the_regions_that_route_to_it(page, routings):
             for origin in on_map(routing):  # padding has no queries
                 for j, target in enumerate(routing.index[origin]):
                     if target == region:
-                        expected[name_of(routing, origin)] = (
-                            routing.strength[origin, j])
+                        expected[name_of(routing, origin)] = routing.strength[origin, j]
             rows = listed(page)
             assert {place for place, _ in rows} == set(expected)
             number = len(expected) or 'no'
@@ -266,8 +270,8 @@ def test_share_of_the_padding_is_told(page, routings):
             else:
                 assert padding < 0.00051
     assert len(told) == 1 + any(
-        r.topk and r.heat_map(0, 0).sum() < 0.9 * r.num_heads
-        for r in routings)
+        r.topk and r.heat_map(0, 0).sum() < 0.9 * r.num_heads for r in routings
+    )
 
 
 @both_paddings
@@ -280,14 +284,16 @@ def test_only_routed_regions_keep_their_colour(page, routings):
     for other in on_map(routing):
         left, top, right, bottom = routing.region_box(other)
         # A quarter into it: away from outlines and numbers.
-        x, y = on_screen(page, left + (right - left) / 5,
-                         top + (min(bottom, PICTURE_SIZE[0]) - top) / 5)
+        x, y = on_screen(
+            page, left + (right - left) / 5, top + (min(bottom, PICTURE_SIZE[0]) - top) / 5
+        )
         red, green, blue = pixels[int(y), int(x)].astype(int)
         assert (red - green > 100) == (other in routing.index[region])
 
 
 def screenshot(page):
     import cv2
+
     image = np.frombuffer(page.screenshot(), np.uint8)
     return cv2.imdecode(image, cv2.IMREAD_COLOR)[..., ::-1]
 
@@ -302,8 +308,7 @@ def test_clicked_token_shows_its_attention_per_head(page, routings):
         row, col = height // 2, width // 3
         page.mouse.click(*on_screen(page, *token_middle(routing, row, col)))
         heat = routing.heat_map(row, col)
-        maps = [('-1', heat.mean(axis=0)), ('0', heat[0]),
-                (str(len(heat) - 1), heat[-1])]
+        maps = [('-1', heat.mean(axis=0)), ('0', heat[0]), (str(len(heat) - 1), heat[-1])]
         for head, values in maps:
             choose(page, 'head', head)
             assert f'Token at row {row + 1}, column {col + 1}' in caption(page)
@@ -318,8 +323,7 @@ def test_clicked_token_shows_its_attention_per_head(page, routings):
             if head == '-1':
                 assert_about(legend, values.max())
             else:  # of a head the maximum is known exactly
-                assert float(legend[:-1]) == pytest.approx(
-                    100 * values.max(), rel=0.006)
+                assert float(legend[:-1]) == pytest.approx(100 * values.max(), rel=0.006)
 
 
 @both_paddings
@@ -362,9 +366,9 @@ def test_facts_of_each_stage(page, routings):
         if routing.topk:
             assert f'S = {S}, k = {routing.topk},' in facts
         assert page.locator('#block-label').inner_text() == (
-            f'{routing.block} of {routing.num_blocks}')
-        assert page.locator('#stage-label').inner_text() == (
-            f'{routing.stage} of 4')
+            f'{routing.block} of {routing.num_blocks}'
+        )
+        assert page.locator('#stage-label').inner_text() == (f'{routing.stage} of 4')
 
 
 def test_everything_by_keyboard(page, routings):
@@ -379,8 +383,7 @@ def test_everything_by_keyboard(page, routings):
     assert 'solid' in ring and '3px' in ring
 
     # The last routed block comes first, at the picture's middle.
-    expect(live).to_have_text(
-        'Stage 3, block 2. Region at row 2, column 2 routes to 8 regions.')
+    expect(live).to_have_text('Stage 3, block 2. Region at row 2, column 2 routes to 8 regions.')
     press('ArrowRight')
     press('ArrowDown')
     expect(live).to_contain_text('row 3, column 3 routes')
@@ -402,12 +405,9 @@ def test_everything_by_keyboard(page, routings):
     press('Enter')
     routing = next(r for r in routings if (r.stage, r.block) == (3, 2))
     expect(live).to_contain_text('mean of 4 heads')
-    row, col = map(
-        int,
-        re.findall(r'Token at row (\d+), column (\d+)', caption(page))[0])
+    row, col = map(int, re.findall(r'Token at row (\d+), column (\d+)', caption(page))[0])
     heat = routing.heat_map(row - 1, col - 1)
-    assert name_of(routing, routing.region_of(row - 1,
-                                              col - 1)) == 'row 2, column 3'
+    assert name_of(routing, routing.region_of(row - 1, col - 1)) == 'row 2, column 3'
     press('h')
     expect(live).to_contain_text('head 1 of 4')
     press('Shift+ArrowLeft')
@@ -432,32 +432,23 @@ def test_everything_by_keyboard(page, routings):
     expect(live).to_contain_text('Stage 2, block 1')
 
 
-def test_tap_shows_a_region_and_the_next_one_its_token(open_page, path,
-                                                       routings):
-    page = open_page(
-        path,
-        viewport=dict(width=375, height=812),
-        has_touch=True,
-        is_mobile=True)
+def test_tap_shows_a_region_and_the_next_one_its_token(open_page, path, routings):
+    page = open_page(path, viewport=dict(width=375, height=812), has_touch=True, is_mobile=True)
     routing = routed_blocks(routings)[-1]
     for region in (0, 5):
         place = on_screen(page, *region_middle(routing, region))
         page.touchscreen.tap(*place)
-        expect(page.locator('#caption')).to_contain_text(
-            f'Region at {name_of(routing, region)}')
-        assert [name for name, _ in listed(page)
-                ] == [name_of(routing, i) for i in routing.index[region]]
+        expect(page.locator('#caption')).to_contain_text(f'Region at {name_of(routing, region)}')
+        assert [name for name, _ in listed(page)] == [
+            name_of(routing, i) for i in routing.index[region]
+        ]
     page.touchscreen.tap(*place)
     expect(page.locator('#caption')).to_contain_text('Token at')
     assert page.locator('.touch').is_visible()
 
 
 def test_phone_needs_no_sideways_scrolling(open_page, path, routings):
-    page = open_page(
-        path,
-        viewport=dict(width=375, height=812),
-        has_touch=True,
-        is_mobile=True)
+    page = open_page(path, viewport=dict(width=375, height=812), has_touch=True, is_mobile=True)
     widest = '() => document.documentElement.scrollWidth'
     for routing in routings:
         go_to(page, routing)
@@ -481,8 +472,7 @@ def test_focus_is_never_under_the_picture(open_page, path):
     for name in 'direction', 'mode', 'block', 'stage':
         page.keyboard.press('Shift+Tab')
         focused = page.locator(':focus')
-        assert name in (focused.get_attribute('name'),
-                        focused.get_attribute('id'))
+        assert name in (focused.get_attribute('name'), focused.get_attribute('id'))
         ring = 5  # pixels
         top, bottom = page.evaluate(edges)
         assert top - ring >= bottom, name
@@ -500,15 +490,18 @@ def test_choice_is_seen_in_forced_colors(open_page, path):
     page = open_page(path, forced_colors='active')
     chosen, other = (
         page.locator(f'[name=mode][value={mode}] + span').evaluate(
-            'e => getComputedStyle(e).backgroundColor')
-        for mode in ('regions', 'attention'))
+            'e => getComputedStyle(e).backgroundColor'
+        )
+        for mode in ('regions', 'attention')
+    )
     assert chosen != other
 
 
 def test_list_without_rows_is_no_stop_of_the_focus(page, routings):
     choose(page, 'direction', 'from')
-    routing, region = next((r, i) for r in routed_blocks(routings)
-                           for i in on_map(r) if not len(r.incoming(i)))
+    routing, region = next(
+        (r, i) for r in routed_blocks(routings) for i in on_map(r) if not len(r.incoming(i))
+    )
     go_to(page, routing)
     hover(page, *region_middle(routing, region))
     assert 'is routed to by no regions' in caption(page)
@@ -521,7 +514,8 @@ def test_old_browser_is_told(path, browser):
     page.add_init_script('delete globalThis.DecompressionStream')
     page.goto(path.as_uri())
     expect(page.locator('#caption')).to_contain_text(
-        'needs a browser of 2024 or later (ReferenceError: Decompression')
+        'needs a browser of 2024 or later (ReferenceError: Decompression'
+    )
     page.close()
 
 
@@ -530,8 +524,7 @@ def test_theme_follows_the_system_until_toggled(open_page, path, system):
     page = open_page(path, color_scheme=system)
 
     def brightness():
-        color = page.locator('body').evaluate(
-            'e => getComputedStyle(e).backgroundColor')
+        color = page.locator('body').evaluate('e => getComputedStyle(e).backgroundColor')
         return sum(map(int, re.findall(r'\d+', color)[:3])) / 3
 
     dark = system == 'dark'
@@ -572,8 +565,7 @@ def recorded_tokens(page, routing):
     go_to(page, routing)
     if routing.topk:
         choose(page, 'mode', 'attention')
-    found = re.search(r'(\d+) of \d+ tokens',
-                      page.locator('#note').inner_text())
+    found = re.search(r'(\d+) of \d+ tokens', page.locator('#note').inner_text())
     return int(found[1]) if found else np.prod(routing.map_size)
 
 
@@ -626,9 +618,5 @@ def test_rounds_double_the_tokens_and_leave_none_out():
 def test_refused_write_leaves_no_file(tmp_path):
     routings = record()
     with pytest.raises(UsageError):
-        write_explorer(
-            tmp_path / 'new' / 'a.html',
-            red_picture(),
-            routings,
-            max_megabytes=0.02)
+        write_explorer(tmp_path / 'new' / 'a.html', red_picture(), routings, max_megabytes=0.02)
     assert list(tmp_path.rglob('*.html')) == []

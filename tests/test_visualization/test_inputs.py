@@ -1,4 +1,5 @@
 """What a config's network sees of an image file."""
+
 import cv2
 import numpy as np
 import pytest
@@ -6,13 +7,12 @@ import torch
 from mmengine.config import Config
 from tool_runner import ROOT
 
-from biformer_mm.engine.models import build_model
-from biformer_mm.errors import UsageError
+from biformer_mm.apis.model import build_model
+from biformer_mm.utils.errors import UsageError
 from biformer_mm.visualization.inputs import load_input
 
 # Of each framework; the last crops the image's middle.
-CONFIGS = ('retinanet_biformer_t_1x', 'semantic_fpn_biformer_t_80k',
-           'biformer_t_in1k')
+CONFIGS = ('retinanet_biformer_t_1x', 'semantic_fpn_biformer_t_80k', 'biformer_t_in1k')
 DOT = (180, 90)  # x, y
 RED = (30, 60, 200)  # BGR
 
@@ -27,7 +27,8 @@ def config(request):
         mlp_ratio=1,
         head_dim=32,
         stem='conv',
-        pos_conv=True)
+        pos_conv=True,
+    )
     for part in (cfg.model.get('neck') or {}, cfg.model.get('head') or {}):
         if isinstance(part.get('in_channels'), list):
             part.in_channels = [32] * len(part.in_channels)
@@ -62,8 +63,7 @@ def test_tensor_is_the_normalised_picture(config, image):
     seen = load_input(cfg, model, str(image))
     height, width = seen.picture.shape[:2]
     scaling = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
-    mean, std = (
-        torch.tensor(scaling[name]).view(3, 1, 1) for name in ('mean', 'std'))
+    mean, std = (torch.tensor(scaling[name]).view(3, 1, 1) for name in ('mean', 'std'))
     expected = (torch.from_numpy(seen.picture).permute(2, 0, 1) - mean) / std
     torch.testing.assert_close(seen.tensor[0, :, :height, :width], expected)
 
@@ -79,8 +79,7 @@ def test_what_is_cropped_off_is_refused(config, image):
         height, width = seen.picture.shape[:2]
         scale = width / 300
         np.testing.assert_allclose(seen.at(0, 0), 0, atol=scale)
-        np.testing.assert_allclose(
-            seen.at(299, 199), (width - 1, height - 1), atol=scale)
+        np.testing.assert_allclose(seen.at(299, 199), (width - 1, height - 1), atol=scale)
     for outside in ((300 + 9, 100), (150, -9)):
         with pytest.raises(UsageError, match='network sees'):
             seen.at(*outside)
@@ -98,8 +97,7 @@ def test_images_too_narrow_for_the_network_are_refused(tmp_path):
     model, _ = build_model(cfg)
     path = tmp_path / 'tall.png'
     cv2.imwrite(str(path), np.full((2000, 32, 3), 77, np.uint8))
-    with pytest.raises(
-            UsageError, match='tall.png the config makes 160 x 3: give'):
+    with pytest.raises(UsageError, match='tall.png the config makes 160 x 3: give'):
         load_input(cfg, model, str(path))
 
 

@@ -1,25 +1,25 @@
 """What is recorded of a block, against the golden files and a computation over
 all pairs of tokens."""
+
 import math
 
+import golden
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-import golden
 from biformer_mm.checkpoint import convert_state_dict
-from biformer_mm.errors import UsageError
 from biformer_mm.models import BiFormer, BiLevelRoutingAttention
-from biformer_mm.models.attention import FullAttention
+from biformer_mm.models.layers.attention import FullAttention
 from biformer_mm.ops import pad_to_regions
-from biformer_mm.visualization import (BlockRouting, find_backbone,
-                                       find_block, record_routing)
+from biformer_mm.utils.errors import UsageError
+from biformer_mm.visualization import BlockRouting, find_backbone, find_block, record_routing
 
 
 def record(attn, x, stage=1):
     """A layer's routing on the map x, (1, H, W, C), as if of ``stage``."""
-    stride = 2**(stage + 1)
+    stride = 2 ** (stage + 1)
     size = x.shape[1] * stride, x.shape[2] * stride
     with torch.no_grad():
         return BlockRouting(attn, x, stage, 1, 1, size)
@@ -33,9 +33,7 @@ def all_pairs(attn, x, index):
     height, width, channels = padded.shape[1:]
     with torch.no_grad():
         qkv = attn.double().qkv(padded.double()).reshape(-1, 3, channels)
-    query, key = (
-        qkv[:, i].unflatten(-1, (attn.num_heads, -1)).transpose(0, 1)
-        for i in (0, 1))
+    query, key = (qkv[:, i].unflatten(-1, (attn.num_heads, -1)).transpose(0, 1) for i in (0, 1))
     rows = torch.arange(height).div(height // s, rounding_mode='floor')
     cols = torch.arange(width).div(width // s, rounding_mode='floor')
     region = (rows[:, None] * s + cols).flatten()
@@ -44,7 +42,7 @@ def all_pairs(attn, x, index):
         allowed[i, torch.from_numpy(routed)] = True
     seen = allowed[region][:, region]
     on_map = torch.zeros(height, width, dtype=torch.bool)
-    on_map[:x.shape[1], :x.shape[2]] = True
+    on_map[: x.shape[1], : x.shape[2]] = True
     if getattr(attn, 'padding', None) == 'masked':
         seen &= on_map.flatten()
     scores = query @ key.transpose(1, 2) * attn.scale
@@ -67,25 +65,22 @@ def recorded(request):
     """A layer, its input and what is recorded of it."""
     torch.manual_seed(0)
     options, size = LAYERS[request.param]
-    attn = BiLevelRoutingAttention(
-        32, 2, **options) if options else FullAttention(32, 2)
-    nn.init.normal_(attn.qkv.weight, std=.4)  # attention far from even
+    attn = BiLevelRoutingAttention(32, 2, **options) if options else FullAttention(32, 2)
+    nn.init.normal_(attn.qkv.weight, std=0.4)  # attention far from even
     x = torch.randn(1, *size, 32)
     return attn, x, record(attn, x)
 
 
-@pytest.mark.parametrize('name',
-                         ['bra_divisible', 'bra_padded', 'bra_many_regions'])
+@pytest.mark.parametrize('name', ['bra_divisible', 'bra_padded', 'bra_many_regions'])
 def test_index_is_golden(name):
     arrays = golden.load(name)
     state = convert_state_dict(golden.section(arrays, 'state'))
     attn = BiLevelRoutingAttention(
-        len(state['proj.bias']), *(arrays[k].item()
-                                   for k in ('num_heads', 'n_win', 'topk')))
+        len(state['proj.bias']), *(arrays[k].item() for k in ('num_heads', 'n_win', 'topk'))
+    )
     attn.load_state_dict(state)
     for x, index in zip(arrays['x'], arrays['r_idx']):
-        golden.assert_same_sets(
-            torch.from_numpy(record(attn, x[None]).index), index)
+        golden.assert_same_sets(torch.from_numpy(record(attn, x[None]).index), index)
 
 
 def test_heat_maps_are_the_attention_between_all_tokens(recorded):
@@ -97,17 +92,14 @@ def test_heat_maps_are_the_attention_between_all_tokens(recorded):
         for col in range(width):
             heat = routing.heat_map(row, col)
             assert heat.shape == (routing.num_heads, height, width)
-            np.testing.assert_allclose(
-                heat, expected[:, row, col, :height, :width], atol=1e-5)
+            np.testing.assert_allclose(heat, expected[:, row, col, :height, :width], atol=1e-5)
 
 
-def test_attention_sums_to_one_and_is_zero_outside_the_routed_regions(
-        recorded):
+def test_attention_sums_to_one_and_is_zero_outside_the_routed_regions(recorded):
     attn, x, routing = recorded
     _, region, on_map = all_pairs(attn, x, routing.index)
-    region = region.reshape(on_map.shape)[:x.shape[1], :x.shape[2]]
-    padding_counts = getattr(attn, 'padding', None) == 'legacy' and (
-        not on_map.all())
+    region = region.reshape(on_map.shape)[: x.shape[1], : x.shape[2]]
+    padding_counts = getattr(attn, 'padding', None) == 'legacy' and (not on_map.all())
     for row in range(x.shape[1]):
         for col in range(x.shape[2]):
             heat = routing.heat_map(row, col)
@@ -126,8 +118,7 @@ def test_strength_is_the_mean_over_heads_and_tokens(recorded):
     for i, routed in enumerate(routing.index):
         rows = weights[:, queries & (region == i)]
         for j, target in enumerate(routed):
-            expected = rows[:, :, region == target].sum(-1).mean() \
-                if rows.size else 0
+            expected = rows[:, :, region == target].sum(-1).mean() if rows.size else 0
             assert abs(routing.strength[i, j] - expected) < 1e-5
 
 
@@ -154,8 +145,7 @@ def test_incoming_regions_are_those_that_route_there(recorded):
 
 
 def small_backbone(**options):
-    backbone = BiFormer(
-        golden.small_arch()[0], num_regions=(3, 3, 4, 3), **options)
+    backbone = BiFormer(golden.small_arch()[0], num_regions=(3, 3, 4, 3), **options)
     return backbone.eval()
 
 
@@ -191,7 +181,7 @@ def test_one_block_is_recorded_of_the_map_that_reaches_it():
     torch.manual_seed(0)
     backbone = small_backbone()
     image = torch.randn(1, 3, 70, 100)
-    routing, = record_routing(backbone, image, stage=3, block=-1)
+    (routing,) = record_routing(backbone, image, stage=3, block=-1)
     *before, last = backbone.stages[2]
     assert (routing.stage, routing.block) == (3, len(before) + 1)
     assert (routing.stride, routing.image_size) == (16, (70, 100))
@@ -215,13 +205,16 @@ def test_full_attention_has_no_topk():
     assert last.heat_map(0, 0).shape == (8, 2, 2)
 
 
-@pytest.mark.parametrize('stage, block, message', [
-    (5, 1, 'stage must be between 1 and 4; got 5'),
-    (0, 1, 'stage must be between 1 and 4; got 0'),
-    (3, 0, 'block of stage 3 must be between 1 and .*; got 0'),
-    (3, 99, 'block of stage 3 must be between 1 and .*; got 99'),
-    (3, -99, 'block of stage 3 must be between 1 and .*; got -99'),
-])
+@pytest.mark.parametrize(
+    'stage, block, message',
+    [
+        (5, 1, 'stage must be between 1 and 4; got 5'),
+        (0, 1, 'stage must be between 1 and 4; got 0'),
+        (3, 0, 'block of stage 3 must be between 1 and .*; got 0'),
+        (3, 99, 'block of stage 3 must be between 1 and .*; got 99'),
+        (3, -99, 'block of stage 3 must be between 1 and .*; got -99'),
+    ],
+)
 def test_other_blocks_are_refused(stage, block, message):
     with pytest.raises(UsageError, match=message):
         find_block(small_backbone(), stage, block)

@@ -3,6 +3,7 @@
 Inference on one image of the size given is counted; mostly nothing is
 computed for it, as tensors that have a shape alone pass through the model.
 """
+
 import argparse
 from typing import Dict, Tuple
 
@@ -11,23 +12,23 @@ from mmengine.logging import MMLogger
 
 from biformer_mm.analysis.cost import BOXES, MASKS, Cost, cost_by_part
 from biformer_mm.checkpoint.mmengine_loader import read_as_data
-from biformer_mm.engine.command_line import (add_cfg_options, make_parser,
-                                             read_config, usage_errors)
-from biformer_mm.engine.quiet import quiet_known_warnings
-from biformer_mm.engine.tool_parts import (add_shape, markdown_table,
-                                           print_report)
-from biformer_mm.errors import explained
+from biformer_mm.utils.cli import add_cfg_options, make_parser, read_config, usage_errors
+from biformer_mm.utils.errors import explained
+from biformer_mm.utils.quiet import quiet_known_warnings
+from biformer_mm.utils.tool_parts import add_shape, markdown_table, print_report
 
-FOOTNOTES = '''
+FOOTNOTES = """
 multiply-adds: of convolutions and matrix products, a multiplication and the
   addition after it being one; activations: the numbers that these put out,
-  of fused attention its result alone'''
+  of fused attention its result alone"""
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
-        __doc__, 'python tools/analysis_tools/get_flops.py '
-        'configs/retinanet_biformer_s_1x.py --shape 800 1280')
+        __doc__,
+        'python tools/analysis_tools/get_flops.py '
+        'configs/retinanet_biformer_s_1x.py --shape 800 1280',
+    )
     parser.add_argument('config', help='path of the config')
     add_shape(parser)
     add_cfg_options(parser)
@@ -46,17 +47,14 @@ def main() -> None:
     height, width = args.shape
     lines = [
         f'{args.config}, one image of {height} x {width} (height x width)\n',
-        table(costs), FOOTNOTES
+        table(costs),
+        FOOTNOTES,
     ]
     if any(name.startswith('roi_head') for name in costs):
         lines.append(f'two-stage heads: for {BOXES} boxes and {MASKS} masks')
-    idle = [
-        name for name, cost in costs.items()
-        if cost.parameters and not cost.activations
-    ]
+    idle = [name for name, cost in costs.items() if cost.parameters and not cost.activations]
     if idle:
-        lines.append('no convolution or matrix product in inference: '
-                     f'{", ".join(idle)}')
+        lines.append(f'no convolution or matrix product in inference: {", ".join(idle)}')
     print_report('\n'.join(lines))
 
 
@@ -67,8 +65,9 @@ def count(cfg: Config, size: Tuple[int, int]) -> Dict[str, Cost]:
         UsageError: The config has no model, or the model takes no such image.
     """
     with explained(
-            f'this config must allow inference on {size[0]} x {size[1]}',
-            'give another --shape, or mend its model'):
+        f'this config must allow inference on {size[0]} x {size[1]}',
+        'give another --shape, or mend its model',
+    ):
         costs = cost_by_part(cfg, size)
     return {name: cost for name, cost in costs.items() if any(cost)}
 
@@ -77,11 +76,18 @@ def table(costs: Dict[str, Cost]) -> str:
     """In Markdown, a line for each part and one for all."""
     total = Cost(*map(sum, zip(*costs.values())))
     cells = [('part', 'parameters', 'multiply-adds', 'activations')]
-    cells += [(name, *(f'{number:,}' for number in cost))
-              for name, cost in [*costs.items(), ('total', total)]]
-    cells.append(('', f'{total.parameters / 1e6:,.1f} M',
-                  f'{total.multiply_adds / 1e9:,.1f} G',
-                  f'{total.activations / 1e6:,.1f} M'))
+    cells += [
+        (name, *(f'{number:,}' for number in cost))
+        for name, cost in [*costs.items(), ('total', total)]
+    ]
+    cells.append(
+        (
+            '',
+            f'{total.parameters / 1e6:,.1f} M',
+            f'{total.multiply_adds / 1e9:,.1f} G',
+            f'{total.activations / 1e6:,.1f} M',
+        )
+    )
     return markdown_table(cells, left=1)
 
 

@@ -4,6 +4,7 @@ Loss, learning rate, metrics and GPU memory over the iterations, restarts
 joined: where a run was resumed, the later session's points replace the
 earlier one's.
 """
+
 import argparse
 import math
 import os.path as osp
@@ -14,49 +15,50 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from biformer_mm.analysis.figures import STYLE, check_format, line, save
 from biformer_mm.analysis.logs import Curve, Run, read_run
-from biformer_mm.engine.command_line import make_parser, usage_errors
-from biformer_mm.engine.tool_parts import print_report
-from biformer_mm.errors import UsageError
+from biformer_mm.analysis.plotting import STYLE, check_format, line, save
+from biformer_mm.utils.cli import make_parser, usage_errors
+from biformer_mm.utils.errors import UsageError
+from biformer_mm.utils.tool_parts import print_report
 
 LABELS = {
     'lr': 'learning rate',
     'memory': 'peak GPU memory, MiB',
     'time': 'time per iteration, s',
-    'data_time': 'time per iteration for data, s'
+    'data_time': 'time per iteration for data, s',
 }
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
-        __doc__, 'python tools/analysis_tools/plot_logs.py '
-        'work_dirs/retinanet_biformer_demo --out curves.png  # after make demo'
+        __doc__,
+        'python tools/analysis_tools/plot_logs.py '
+        'work_dirs/retinanet_biformer_demo --out curves.png  # after make demo',
     )
     parser.add_argument(
         'work_dirs',
         nargs='+',
         metavar='WORK_DIR',
-        help='--work-dir of a training, or one of the folders in it that are '
-        'named by a time')
+        help='--work-dir of a training, or one of the folders in it that are named by a time',
+    )
     parser.add_argument(
-        '--out',
-        required=True,
-        metavar='FIG',
-        help='figure to write, .png, .svg or .pdf')
+        '--out', required=True, metavar='FIG', help='figure to write, .png, .svg or .pdf'
+    )
     parser.add_argument(
         '--keys',
         nargs='+',
         metavar='KEY',
         help='what to draw, by the names in the log, a panel for each; by '
-        'default the loss, learning rates, headline metrics and memory')
+        'default the loss, learning rates, headline metrics and memory',
+    )
     parser.add_argument(
         '--smooth',
         type=int,
         default=1,
         metavar='N',
         help='mean of N neighbouring points of losses and the like, over the '
-        'points themselves; N is odd, 1 by default')
+        'points themselves; N is odd, 1 by default',
+    )
     return parser.parse_args()
 
 
@@ -65,8 +67,10 @@ def main() -> None:
     with usage_errors('plot_logs.py'):
         check_format(args.out)
         if args.smooth < 1 or args.smooth % 2 == 0:
-            raise UsageError('--smooth must be an odd number of points, as '
-                             f'many on both sides; got {args.smooth}')
+            raise UsageError(
+                '--smooth must be an odd number of points, as '
+                f'many on both sides; got {args.smooth}'
+            )
         names = name_runs(args.work_dirs)
         runs = dict(zip(names, [read_run(x, warn) for x in args.work_dirs]))
         keys = args.keys or default_keys(list(runs.values()))
@@ -78,8 +82,7 @@ def main() -> None:
     if others:
         lines.append(f'not drawn, for --keys: {", ".join(others)}')
     if not args.keys and 'memory' not in keys:
-        lines.append('no memory is in these logs: MMEngine logs that of GPUs '
-                     'alone')
+        lines.append('no memory is in these logs: MMEngine logs that of GPUs alone')
     print_report('\n'.join([*lines, args.out]))
 
 
@@ -98,16 +101,13 @@ def name_runs(folders: List[str]) -> List[str]:
     if len(set(names)) == len(names):
         return names
     if len(set(paths)) < len(paths):
-        raise UsageError('each WORK_DIR is given once; got '
-                         f'{" ".join(folders)}')
+        raise UsageError(f'each WORK_DIR is given once; got {" ".join(folders)}')
     return [osp.relpath(path, osp.commonpath(paths)) for path in paths]
 
 
 def logged(runs: List[Run]) -> List[str]:
     """What is in the logs, in their order."""
-    names = (
-        name for run in runs for curves in (run.training, run.validation)
-        for name in curves)
+    names = (name for run in runs for curves in (run.training, run.validation) for name in curves)
     return list(dict.fromkeys(names))
 
 
@@ -123,13 +123,11 @@ def default_keys(runs: List[Run]) -> List[str]:
     rates = [name for name in training if name == 'lr' or name.endswith('.lr')]
     no_metrics = {'loss', 'time', 'data_time'}
     no_metrics.update(
-        name for name in validation for other in validation
-        if name.startswith(f'{other}_'))
+        name for name in validation for other in validation if name.startswith(f'{other}_')
+    )
     metrics = [name for name in validation if name not in no_metrics]
     memory = [name for name in training if name == 'memory']
-    return [
-        *(['loss'] if 'loss' in losses else losses), *rates, *metrics, *memory
-    ]
+    return [*(['loss'] if 'loss' in losses else losses), *rates, *metrics, *memory]
 
 
 def check_keys(keys: List[str], runs: Dict[str, Run]) -> None:
@@ -141,8 +139,9 @@ def check_keys(keys: List[str], runs: Dict[str, Run]) -> None:
     names = logged(list(runs.values()))
     for key in keys:
         if key not in names:
-            raise UsageError(f'--keys: nothing is logged as {key}; the logs '
-                             f'have {", ".join(names)}')
+            raise UsageError(
+                f'--keys: nothing is logged as {key}; the logs have {", ".join(names)}'
+            )
 
 
 def describe(name: str, run: Run) -> str:
@@ -152,8 +151,11 @@ def describe(name: str, run: Run) -> str:
         last = max(max(curve) for curve in session.training.values())
         text = f'{session.name} to iteration {last}'
         if i > 0:
-            text += (f', from {session.start} on' if session.start else
-                     ', from the start: what is before it is left out')
+            text += (
+                f', from {session.start} on'
+                if session.start
+                else ', from the start: what is before it is left out'
+            )
         parts.append(text)
     return f'{name}: {"; ".join(parts)}'
 
@@ -163,13 +165,11 @@ def plot(runs: Dict[str, Run], keys: List[str], smooth: int) -> Figure:
     columns = 2 if len(keys) == 4 else min(len(keys), 3)
     rows = math.ceil(len(keys) / columns)
     with rc_context(STYLE):
-        figure = Figure(
-            figsize=(max(4.6 * columns, 6), 3.2 * rows + 0.8),
-            layout='constrained')
+        figure = Figure(figsize=(max(4.6 * columns, 6), 3.2 * rows + 0.8), layout='constrained')
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for axis, key in zip(axes.flat, keys):
             draw_panel(axis, runs, key, smooth)
-        for axis in axes.flat[len(keys):]:
+        for axis in axes.flat[len(keys) :]:
             axis.remove()
         title = [] if len(runs) > 1 else [*runs]
         if smooth > 1:
@@ -183,14 +183,15 @@ def plot(runs: Dict[str, Run], keys: List[str], smooth: int) -> Figure:
             figure.legend(
                 handles=handles,
                 loc='outside lower center',
-                ncols=max(1, min(len(runs), 110 // max(map(len, runs)))))
+                ncols=max(1, min(len(runs), 110 // max(map(len, runs)))),
+            )
     return figure
 
 
-def draw_panel(axis: Axes, runs: Dict[str, Run], key: str,
-               smooth: int) -> None:
+def draw_panel(axis: Axes, runs: Dict[str, Run], key: str, smooth: int) -> None:
     """A quantity of all runs: training as lines, validation with a marker for
-    each time."""
+    each time.
+    """
     for i, run in enumerate(runs.values()):
         look = line(i)
         marker = look.pop('marker')
@@ -206,10 +207,7 @@ def draw_panel(axis: Axes, runs: Dict[str, Run], key: str,
     axis.set_title(LABELS.get(key, key))
     axis.set_xlabel('iteration')
     axis.tick_params(labelbottom=True)  # in all rows, though they share x
-    values = [
-        value for run in runs.values()
-        for value in run.training.get(key, {}).values()
-    ]
+    values = [value for run in runs.values() for value in run.training.get(key, {}).values()]
     if is_exact(key) and min(values, default=0) >= 0:
         axis.set_ylim(bottom=0)
     if key.endswith('lr'):
@@ -228,13 +226,13 @@ def is_exact(key: str) -> bool:
 
 def running_mean(values: List[float], size: int) -> List[float]:
     """Mean of ``size`` points around each; towards the ends of fewer, as many
-    on both sides. What is no number stays, and counts for no neighbour."""
+    on both sides. What is no number stays, and counts for no neighbour.
+    """
     means = []
     for i, value in enumerate(values):
         reach = min(size // 2, i, len(values) - 1 - i)
-        near = [x for x in values[i - reach:i + reach + 1] if math.isfinite(x)]
-        means.append(
-            sum(near) / len(near) if math.isfinite(value) else math.nan)
+        near = [x for x in values[i - reach : i + reach + 1] if math.isfinite(x)]
+        means.append(sum(near) / len(near) if math.isfinite(value) else math.nan)
     return means
 
 

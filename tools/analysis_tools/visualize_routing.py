@@ -5,6 +5,7 @@ figure 4: the query, the regions that its region is routed to, by rank, and
 the attention of its token. With --html it writes a page to explore all
 blocks of one image in a browser.
 """
+
 import argparse
 import math
 import os.path as osp
@@ -16,57 +17,59 @@ from mmengine.config import Config
 from mmengine.utils import ProgressBar
 from torch import nn
 
+from biformer_mm.apis.model import build_model
 from biformer_mm.checkpoint.mmengine_loader import read_as_data
-from biformer_mm.engine.command_line import (add_cfg_options, add_device,
-                                             add_trust, check_writable,
-                                             make_parser, pick_device,
-                                             read_config, usage_errors)
-from biformer_mm.engine.models import build_model
-from biformer_mm.engine.quiet import quiet_known_warnings
-from biformer_mm.errors import UsageError
-from biformer_mm.visualization import (find_backbone, find_block,
-                                       record_routing)
+from biformer_mm.utils.atomic_file import whole_file
+from biformer_mm.utils.cli import (
+    add_cfg_options,
+    add_device,
+    add_trust,
+    check_writable,
+    make_parser,
+    pick_device,
+    read_config,
+    usage_errors,
+)
+from biformer_mm.utils.errors import UsageError
+from biformer_mm.utils.quiet import quiet_known_warnings
+from biformer_mm.visualization import find_backbone, find_block, record_routing
 from biformer_mm.visualization.explorer import write_explorer
-from biformer_mm.visualization.figures import draw_routing
 from biformer_mm.visualization.inputs import load_input
-from biformer_mm.whole_files import whole_file
+from biformer_mm.visualization.routing_figures import draw_routing
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
-        __doc__, 'python tools/analysis_tools/visualize_routing.py '
+        __doc__,
+        'python tools/analysis_tools/visualize_routing.py '
         'docs/images/demo.jpg --config configs/retinanet_biformer_demo.py '
-        '--query 300,200')
-    parser.add_argument(
-        'images', nargs='+', metavar='IMAGE', help='paths of images')
-    parser.add_argument(
-        '--config', required=True, help='path of a config, of any task')
-    parser.add_argument(
-        '--checkpoint', help='path or URL of weights; else they are random')
+        '--query 300,200',
+    )
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='paths of images')
+    parser.add_argument('--config', required=True, help='path of a config, of any task')
+    parser.add_argument('--checkpoint', help='path or URL of weights; else they are random')
     parser.add_argument(
         '--query',
         nargs='+',
         type=position,
         default=[],
         metavar='X,Y',
-        help="positions in the image file, in pixels; the middle of what the "
-        'network sees if left out')
+        help='positions in the image file, in pixels; the middle of what the '
+        'network sees if left out',
+    )
+    parser.add_argument('--stage', type=int, default=3, help='from 1; 3 if left out')
     parser.add_argument(
-        '--stage', type=int, default=3, help='from 1; 3 if left out')
-    parser.add_argument(
-        '--block',
-        type=int,
-        default=-1,
-        help="from 1, or -1, the default, for the stage's last")
+        '--block', type=int, default=-1, help="from 1, or -1, the default, for the stage's last"
+    )
     parser.add_argument(
         '--out',
         default='outputs/routing',
         metavar='DIR',
-        help='where pictures go; %(default)s if left out')
+        help='where pictures go; %(default)s if left out',
+    )
     parser.add_argument(
-        '--html',
-        metavar='FILE.html',
-        help='write the page of one image, instead of pictures')
+        '--html', metavar='FILE.html', help='write the page of one image, instead of pictures'
+    )
     add_cfg_options(parser)
     add_device(parser)
     add_trust(parser)
@@ -81,8 +84,7 @@ def position(text: str) -> Tuple[float, float]:
             return x, y
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(
-        f'must be X,Y in pixels, such as 300,200; got {text}')
+    raise argparse.ArgumentTypeError(f'must be X,Y in pixels, such as 300,200; got {text}')
 
 
 def main() -> None:
@@ -96,11 +98,9 @@ def main() -> None:
             check_writable('--html', args.html)
         cfg = read_config(args.config, args.cfg_options)
         read_as_data(cfg, args.trust)
-        model, _ = build_model(cfg, args.checkpoint, pick_device(args.device),
-                               args.trust)
+        model, _ = build_model(cfg, args.checkpoint, pick_device(args.device), args.trust)
         if not args.checkpoint:
-            print('No --checkpoint: the weights are random, and so is where '
-                  'the network looks.')
+            print('No --checkpoint: the weights are random, and so is where the network looks.')
         block = find_block(find_backbone(model), args.stage, args.block)
         if args.html is not None:
             explore(cfg, model, args.images[0], args.html)
@@ -109,8 +109,15 @@ def main() -> None:
         problems = []
         for image in args.images:
             try:
-                draw(cfg, model, image, args.query, args.stage, block,
-                     picture_path(args.out, image, args.stage, block))
+                draw(
+                    cfg,
+                    model,
+                    image,
+                    args.query,
+                    args.stage,
+                    block,
+                    picture_path(args.out, image, args.stage, block),
+                )
             except UsageError as error:
                 problems.append(str(error))
             if bar:
@@ -121,8 +128,10 @@ def main() -> None:
         print(f'{done} of {len(args.images)} pictures are in {args.out}')
         if len(problems) > 1:
             print(*problems, sep='\n', file=sys.stderr)
-            raise UsageError(f'all images must be drawn; {len(problems)} of '
-                             f'{len(args.images)} were not, as listed above')
+            raise UsageError(
+                f'all images must be drawn; {len(problems)} of '
+                f'{len(args.images)} were not, as listed above'
+            )
         if problems:
             raise UsageError(*problems)
 
@@ -140,28 +149,34 @@ def check_paths(images: Sequence[str], html: Optional[str]) -> None:
             raise UsageError(f'there is no image {image}')
         other = names.setdefault(Path(image).stem, image)
         if other is not image:
-            raise UsageError('images must differ in name, as pictures are '
-                             f'named after them; got {other} and {image}: '
-                             'draw them one by one with different --out')
+            raise UsageError(
+                'images must differ in name, as pictures are '
+                f'named after them; got {other} and {image}: '
+                'draw them one by one with different --out'
+            )
     if html is not None and len(images) > 1:
-        raise UsageError(f'--html takes one image; got {len(images)}: call it '
-                         'once for each')
+        raise UsageError(f'--html takes one image; got {len(images)}: call it once for each')
 
 
 def picture_path(folder: str, image: str, stage: int, block: int) -> Path:
     return Path(folder) / f'{Path(image).stem}_stage{stage}_block{block}.png'
 
 
-def draw(cfg: Config, model: nn.Module, image: str,
-         queries: List[Tuple[float, float]], stage: int, block: int,
-         path: Path) -> None:
+def draw(
+    cfg: Config,
+    model: nn.Module,
+    image: str,
+    queries: List[Tuple[float, float]],
+    stage: int,
+    block: int,
+    path: Path,
+) -> None:
     """Write the picture of one image, wholly or not at all."""
     seen = load_input(cfg, model, image)
     height, width = seen.picture.shape[:2]
     places = [seen.at(*query) for query in queries]
-    routing, = record_routing(find_backbone(model), seen.tensor, stage, block)
-    figure = draw_routing(seen.picture, routing, places
-                          or [(width // 2, height // 2)])
+    (routing,) = record_routing(find_backbone(model), seen.tensor, stage, block)
+    figure = draw_routing(seen.picture, routing, places or [(width // 2, height // 2)])
     try:
         with whole_file(path) as unfinished:
             figure.savefig(unfinished, dpi=100, format='png')
@@ -170,8 +185,7 @@ def draw(cfg: Config, model: nn.Module, image: str,
 
 
 def cannot_write(path: str, error: OSError) -> UsageError:
-    return UsageError(f'{path} cannot be written ({error}); give another path '
-                      'or free its disk')
+    return UsageError(f'{path} cannot be written ({error}); give another path or free its disk')
 
 
 def explore(cfg: Config, model: nn.Module, image: str, path: str) -> None:
@@ -182,7 +196,8 @@ def explore(cfg: Config, model: nn.Module, image: str, path: str) -> None:
             path,
             seen.picture,
             record_routing(find_backbone(model), seen.tensor),
-            title=osp.basename(image))
+            title=osp.basename(image),
+        )
     except OSError as error:
         raise cannot_write(path, error) from error
     print(f'{path}, {osp.getsize(path) / 1e6:.1f} MB')

@@ -5,6 +5,7 @@ post-processing: RetinaNet's class scores and boxes of each level, the logits
 of a segmentor or classifier, or with --backbone the backbone's maps. It is
 written only if onnxruntime computes from it what PyTorch does.
 """
+
 import argparse
 import os
 import os.path as osp
@@ -14,59 +15,64 @@ import cv2
 import torch
 from torch import Tensor, nn
 
+from biformer_mm.apis.model import build_model
 from biformer_mm.checkpoint.mmengine_loader import read_as_data
-from biformer_mm.engine.command_line import (add_cfg_options, add_trust,
-                                             make_parser, read_config,
-                                             usage_errors)
-from biformer_mm.engine.export import (OPSET, Dynamic, FeaturePath,
-                                       check_target, export_onnx, pin_backend,
-                                       require_packages)
-from biformer_mm.engine.export_check import Agreement
-from biformer_mm.engine.models import build_model
-from biformer_mm.engine.quiet import quiet_known_warnings
-from biformer_mm.engine.tool_parts import add_shape
-from biformer_mm.errors import UsageError
+from biformer_mm.deployment.onnx_check import Agreement
+from biformer_mm.deployment.onnx_export import (
+    OPSET,
+    Dynamic,
+    FeaturePath,
+    check_target,
+    export_onnx,
+    pin_backend,
+    require_packages,
+)
+from biformer_mm.utils.cli import add_cfg_options, add_trust, make_parser, read_config, usage_errors
+from biformer_mm.utils.errors import UsageError
+from biformer_mm.utils.quiet import quiet_known_warnings
+from biformer_mm.utils.tool_parts import add_shape
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
-        __doc__, 'python tools/deployment/export_onnx.py '
+        __doc__,
+        'python tools/deployment/export_onnx.py '
         'configs/semantic_fpn_biformer_demo.py --shape 96 96 --dynamic '
-        '--out demo.onnx')
+        '--out demo.onnx',
+    )
     parser.add_argument('config', help='path of a config')
     parser.add_argument(
-        'checkpoint',
-        nargs='?',
-        help='path or URL of its weights; without, they are as initialised')
+        'checkpoint', nargs='?', help='path or URL of its weights; without, they are as initialised'
+    )
     add_shape(parser)
-    parser.add_argument(
-        '--out', required=True, metavar='FILE', help='ONNX file to write')
+    parser.add_argument('--out', required=True, metavar='FILE', help='ONNX file to write')
     parser.add_argument(
         '--backbone',
         action='store_true',
-        help="export the backbone's maps instead of the whole network")
+        help="export the backbone's maps instead of the whole network",
+    )
     parser.add_argument(
         '--dynamic',
         action='store_true',
-        help='let the file take any number of images at once, not 1 alone')
+        help='let the file take any number of images at once, not 1 alone',
+    )
     parser.add_argument(
         '--dynamic-size',
         action='store_true',
-        help='let it take every H and W whose maps the regions divide, not '
-        '--shape alone')
+        help='let it take every H and W whose maps the regions divide, not --shape alone',
+    )
     parser.add_argument(
         '--fp16',
         action='store_true',
-        help='weights and arithmetic in float16; input and outputs stay '
-        'float32')
+        help='weights and arithmetic in float16; input and outputs stay float32',
+    )
     parser.add_argument(
         '--image',
         nargs='+',
         default=[],
-        help='compare with PyTorch on these images, resized; without, on '
-        'smooth noise')
-    parser.add_argument(
-        '--force', action='store_true', help='overwrite a file that exists')
+        help='compare with PyTorch on these images, resized; without, on smooth noise',
+    )
+    parser.add_argument('--force', action='store_true', help='overwrite a file that exists')
     add_cfg_options(parser)
     add_trust(parser)
     return parser.parse_args()
@@ -85,20 +91,21 @@ def main() -> None:
         backends = pin_backend(path)
         images = load_images(model, args.image, args.shape)
         onnx_model, agreement = export_onnx(
-            path, args.out, images, Dynamic(args.dynamic, args.dynamic_size),
-            args.fp16, args.force)
+            path, args.out, images, Dynamic(args.dynamic, args.dynamic_size), args.fp16, args.force
+        )
         kind = 'backbone of ' if args.backbone else ''
         weights = args.checkpoint or 'no checkpoint, weights as initialised'
         precision = 'float16' if args.fp16 else 'float32'
-        print(f'{kind}{type(model).__name__}, {weights}\nopset {OPSET}, '
-              f'{precision}, exported with the portable backend '
-              f'{" and ".join(backends)}')
+        print(
+            f'{kind}{type(model).__name__}, {weights}\nopset {OPSET}, '
+            f'{precision}, exported with the portable backend '
+            f'{" and ".join(backends)}'
+        )
         print(describe(onnx_model, agreement))
         print(f'{os.path.getsize(args.out) / 1e6:.1f} MB  {args.out}')
 
 
-def load_images(model: nn.Module, paths: List[str],
-                shape: Tuple[int, int]) -> Tensor:
+def load_images(model: nn.Module, paths: List[str], shape: Tuple[int, int]) -> Tensor:
     """Images of H x W as the model takes them, normalised, (n, 3, H, W).
 
     Raises:
@@ -108,16 +115,14 @@ def load_images(model: nn.Module, paths: List[str],
     if not paths:
         noise = torch.Generator().manual_seed(0)
         coarse, fine = (
-            torch.randn(3, 3, *size, generator=noise)
-            for size in ((12, 12), (height, width)))
-        return nn.functional.interpolate(
-            coarse, (height, width), mode='bicubic') + fine / 4
+            torch.randn(3, 3, *size, generator=noise) for size in ((12, 12), (height, width))
+        )
+        return nn.functional.interpolate(coarse, (height, width), mode='bicubic') + fine / 4
     images = []
     for path in paths:
         image = cv2.imread(path) if osp.isfile(path) else None
         if image is None:
-            raise UsageError(f'--image: {path} is no image that can be read; '
-                             'leave it out')
+            raise UsageError(f'--image: {path} is no image that can be read; leave it out')
         image = cv2.resize(image, (width, height))
         images.append(torch.from_numpy(image.transpose(2, 0, 1).copy()))
     data = dict(inputs=images, data_samples=None)
@@ -135,20 +140,21 @@ def describe(model, agreement: Agreement) -> str:
             row = [role, value.name, shape, '', '', '']
             if role == 'output':
                 found = agreement.outputs[value.name]
-                row[3:] = (f'{found.absolute:.1e}', f'{found.scale:.3g}',
-                           f'{found.relative:.1e}')
+                row[3:] = (f'{found.absolute:.1e}', f'{found.scale:.3g}', f'{found.relative:.1e}')
             rows.append(tuple(row))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    table = '\n'.join('  '.join(
-        cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-                      for row in rows)
+    table = '\n'.join(
+        '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
+    )
     routing = agreement.routing
     shapes = ', '.join('x'.join(map(str, s)) for s in agreement.shapes)
     text = f'{table}\nchecked in onnxruntime on {shapes}'
     if routing.rows:
-        text += (f'\nrouting: {routing.other} of {routing.rows} query regions '
-                 'chose other regions than in PyTorch, which match as well '
-                 f'up to {routing.shortfall:.0e}')
+        text += (
+            f'\nrouting: {routing.other} of {routing.rows} query regions '
+            'chose other regions than in PyTorch, which match as well '
+            f'up to {routing.shortfall:.0e}'
+        )
     return text
 
 

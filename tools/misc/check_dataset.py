@@ -9,6 +9,7 @@ Exits with 1 if there are errors, with --strict also if there are warnings, and
 with 0 otherwise. With --quick it counts the files in seconds, and opens no
 picture.
 """
+
 import argparse
 import json
 import os
@@ -19,46 +20,50 @@ from typing import Dict, List, Tuple
 from mmengine.config import Config
 from mmengine.utils import ProgressBar
 
-from biformer_mm.datasets.checks import (KINDS, SEVERITIES, Found, count, plan,
-                                         scan)
-from biformer_mm.datasets.paths import check_classes, check_data
-from biformer_mm.engine.command_line import (add_cfg_options, check_writable,
-                                             make_parser, read_config,
-                                             usage_errors)
-from biformer_mm.engine.quiet import quiet_known_warnings
-from biformer_mm.engine.tool_parts import print_report
-from biformer_mm.errors import UsageError
-from biformer_mm.whole_files import whole_file
+from biformer_mm.datasets.checks import KINDS, SEVERITIES, Found, count, plan, scan
+from biformer_mm.datasets.checks.paths import check_classes, check_data
+from biformer_mm.utils.atomic_file import whole_file
+from biformer_mm.utils.cli import (
+    add_cfg_options,
+    check_writable,
+    make_parser,
+    read_config,
+    usage_errors,
+)
+from biformer_mm.utils.errors import UsageError
+from biformer_mm.utils.quiet import quiet_known_warnings
+from biformer_mm.utils.tool_parts import print_report
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
-        __doc__, 'python tools/misc/check_dataset.py '
+        __doc__,
+        'python tools/misc/check_dataset.py '
         'configs/retinanet_biformer_demo.py --json problems.json  '
-        '# after make demo')
+        '# after make demo',
+    )
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         '--splits',
         nargs='+',
         choices=['train', 'val', 'test'],
         default=['train', 'val'],
-        help='what to check (default: train val)')
+        help='what to check (default: train val)',
+    )
     parser.add_argument(
         '--quick',
         action='store_true',
         help='only count: compare the files with the annotations and lists, '
-        'and COCO, ADE20K and ImageNet with their published numbers')
+        'and COCO, ADE20K and ImageNet with their published numbers',
+    )
     parser.add_argument(
         '--workers',
         type=int,
-        default=min(8,
-                    os.cpu_count() or 1),
-        help='processes that share the reading (default: one for each '
-        'processor, 8 at most)')
-    parser.add_argument(
-        '--json', metavar='FILE', help='write the list as JSON, too')
-    parser.add_argument(
-        '--strict', action='store_true', help='exit with 1 on warnings, too')
+        default=min(8, os.cpu_count() or 1),
+        help='processes that share the reading (default: one for each processor, 8 at most)',
+    )
+    parser.add_argument('--json', metavar='FILE', help='write the list as JSON, too')
+    parser.add_argument('--strict', action='store_true', help='exit with 1 on warnings, too')
     add_cfg_options(parser)
     return parser.parse_args()
 
@@ -68,35 +73,32 @@ def main() -> None:
     args = parse_args()
     with usage_errors('check_dataset.py'):
         if args.workers < 1:
-            raise UsageError(
-                f'--workers must be 1 or more; got {args.workers}')
+            raise UsageError(f'--workers must be 1 or more; got {args.workers}')
         if args.json is not None:
             check_writable('--json', args.json)
         cfg = read_config(args.config, args.cfg_options)
         if not any(cfg.get(f'{split}_dataloader') for split in args.splits):
-            raise UsageError(f'{args.config} must have data to check; it has '
-                             f'none for {", ".join(args.splits)}; name '
-                             'another of --splits')
+            raise UsageError(
+                f'{args.config} must have data to check; it has '
+                f'none for {", ".join(args.splits)}; name '
+                'another of --splits'
+            )
         if args.quick:
             check_classes(cfg, args.splits)
             found, images = count(cfg, args.splits)
         else:
             check_data(cfg, args.splits)
             found, images = read_all(cfg, args.splits, args.workers)
-        found = [
-            dict(severity=p.severity, split=split, **p._asdict())
-            for split, p in found
-        ]
+        found = [dict(severity=p.severity, split=split, **p._asdict()) for split, p in found]
         found.sort(key=lambda p: (SEVERITIES.index(p['severity']), p['file']))
         if args.json is not None:
             write_json(args.json, dict(images=images, problems=found))
     report(found, f'{images} images {"found" if args.quick else "read"}')
-    fatal = SEVERITIES[1 if args.strict else 2:]
+    fatal = SEVERITIES[1 if args.strict else 2 :]
     sys.exit(any(p['severity'] in fatal for p in found))
 
 
-def read_all(cfg: Config, splits: List[str],
-             workers: int) -> Tuple[List[Found], int]:
+def read_all(cfg: Config, splits: List[str], workers: int) -> Tuple[List[Found], int]:
     """Read all pictures: the problems, and how many were read."""
     jobs = list(plan(cfg, splits))
     images = sum(len(job.items) for job in jobs)
@@ -111,14 +113,12 @@ def read_all(cfg: Config, splits: List[str],
 def report(found: List[Dict], images: str) -> None:
     """Print the problems and how many of each kind there are."""
     lines = [
-        '{severity:7} {kind:15} {split:5} {file}: {detail}'.format(**problem)
-        for problem in found
+        '{severity:7} {kind:15} {split:5} {file}: {detail}'.format(**problem) for problem in found
     ]
     counts = Counter(problem['kind'] for problem in found)
     for severity in SEVERITIES:
         kinds = [
-            f'{kind} {count}' for kind, count in counts.most_common()
-            if KINDS[kind] == severity
+            f'{kind} {count}' for kind, count in counts.most_common() if KINDS[kind] == severity
         ]
         if kinds:
             lines.append(f'{severity}s: {", ".join(kinds)}')
@@ -132,8 +132,7 @@ def write_json(path: str, content: Dict) -> None:
         with whole_file(path) as unfinished, open(unfinished, 'w') as file:
             json.dump(content, file, indent=1)
     except OSError as error:
-        raise UsageError(f'{path} cannot be written: {error}; give --json '
-                         'another path') from error
+        raise UsageError(f'{path} cannot be written: {error}; give --json another path') from error
 
 
 if __name__ == '__main__':

@@ -1,8 +1,7 @@
 """Finding what is wrong with a data set before anything is trained on it."""
+
 from .problems import KINDS, SEVERITIES, Problem
 from .quick import count
 from .scanning import Found, plan, scan
 
-__all__ = [
-    'KINDS', 'SEVERITIES', 'Found', 'Problem', 'count', 'plan', 'scan'
-]
+__all__ = ['KINDS', 'SEVERITIES', 'Found', 'Problem', 'count', 'plan', 'scan']

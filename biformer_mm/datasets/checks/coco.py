@@ -1,4 +1,5 @@
 """What is wrong with an annotation file in COCO's format."""
+
 import json
 import math
 import os.path as osp
@@ -13,11 +14,11 @@ from .problems import Problem
 _FIELDS = dict(
     images=('id', 'file_name', 'width', 'height'),
     annotations=('id', 'image_id', 'category_id', 'area'),
-    categories=('id', 'name'))
+    categories=('id', 'name'),
+)
 
 
-def read_coco(dataset: Any,
-              with_masks: bool) -> Tuple[List[Item], List[Problem]]:
+def read_coco(dataset: Any, with_masks: bool) -> Tuple[List[Item], List[Problem]]:
     """The items of a ``CocoDataset`` and its annotations' problems.
 
     Args:
@@ -40,15 +41,15 @@ def read_coco(dataset: Any,
     return [
         Item(
             osp.join(dataset.data_prefix['img'], image['file_name']),
-            (image['width'], image['height'])) for image in images.values()
+            (image['width'], image['height']),
+        )
+        for image in images.values()
     ], problems
 
 
 def _check_structure(path: str, content: Any) -> Iterator[Problem]:
     if not isinstance(content, dict):
-        yield Problem(
-            'field', path, 'is no object with images, annotations '
-            'and categories')
+        yield Problem('field', path, 'is no object with images, annotations and categories')
         return
     for part, fields in _FIELDS.items():
         entries = content.get(part)
@@ -65,14 +66,18 @@ def _check_structure(path: str, content: Any) -> Iterator[Problem]:
                 if not is_right(value):
                     said = f'{field}={value!r}' if field in entry else 'none'
                     yield Problem(
-                        'field', path, f'{part}[{number}] must have '
-                        f'{meaning}; it has {said}')
+                        'field', path, f'{part}[{number}] must have {meaning}; it has {said}'
+                    )
 
 
 def _is_integer(value: Any) -> bool:
     """Whether it is a whole number; some programs write 640.0 for 640."""
-    return (isinstance(value, int) and not isinstance(value, bool)
-            or isinstance(value, float) and value.is_integer())
+    return (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        or isinstance(value, float)
+        and value.is_integer()
+    )
 
 
 def _is_id(value: Any) -> bool:
@@ -88,97 +93,100 @@ _RULES = {
     'id': (_is_id, 'an id, a whole number or a text'),
     'image_id': (_is_id, "an image_id, an image's id"),
     'category_id': (_is_id, "a category_id, a category's id"),
-    'file_name': (lambda value: isinstance(value, str) and value != '',
-                  'a file_name'),
+    'file_name': (lambda value: isinstance(value, str) and value != '', 'a file_name'),
     'name': (lambda value: isinstance(value, str), 'a name'),
     'width': (_is_length, 'a width in whole pixels'),
     'height': (_is_length, 'a height in whole pixels'),
-    'area': (lambda value: isinstance(value, (int, float)),
-             'an area, a number'),
+    'area': (lambda value: isinstance(value, (int, float)), 'an area, a number'),
 }
 
 
 def _check_ids(path: str, content: Dict) -> Iterator[Problem]:
-    for part, kind in (('images', 'duplicate-image-id'),
-                       ('annotations', 'duplicate-annotation-id')):
+    for part, kind in (
+        ('images', 'duplicate-image-id'),
+        ('annotations', 'duplicate-annotation-id'),
+    ):
         for value, count in _repeated(e['id'] for e in content[part]):
             yield Problem(kind, path, f'{count} {part} have id {value}')
     for name, count in _repeated(e['file_name'] for e in content['images']):
-        yield Problem('duplicate-file', path,
-                      f'{count} images are the file {name}')
+        yield Problem('duplicate-file', path, f'{count} images are the file {name}')
 
 
 def _repeated(values: Iterator) -> Iterator[Tuple[Any, int]]:
-    return ((value, count) for value, count in Counter(values).items()
-            if count > 1)
+    return ((value, count) for value, count in Counter(values).items() if count > 1)
 
 
-def _check_classes(path: str, content: Dict,
-                   classes: Sequence[str]) -> Iterator[Problem]:
+def _check_classes(path: str, content: Dict, classes: Sequence[str]) -> Iterator[Problem]:
     """Labels are positions among the file's categories that the config names,
-    in the file's order; wrong ones come of any other."""
+    in the file's order; wrong ones come of any other.
+    """
     names = [category['name'] for category in content['categories']]
     missing = [name for name in classes if name not in names]
     if missing:
         yield Problem(
-            'class-missing', path,
+            'class-missing',
+            path,
             f"no category is named {', '.join(missing)}, which the config's "
-            'classes have: all labels behind are shifted')
+            'classes have: all labels behind are shifted',
+        )
     for name, count in _repeated(name for name in names if name in classes):
         yield Problem('class-twice', path, f'{count} categories are {name}')
     known = [name for name in names if name in classes]
     wanted = [name for name in classes if name in names]
     if known != wanted and sorted(known) == sorted(wanted):
         yield Problem(
-            'class-order', path,
+            'class-order',
+            path,
             f"the file's order is {_start(known)}, the config's "
-            f'{_start(wanted)}: names are exchanged')
+            f'{_start(wanted)}: names are exchanged',
+        )
     objects = Counter(a['category_id'] for a in content['annotations'])
     for category in content['categories']:
         if category['name'] not in classes and objects[category['id']]:
             yield Problem(
-                'unused-category', path,
+                'unused-category',
+                path,
                 f"{category['name']} is not among the config's classes: "
-                f"{objects[category['id']]} objects are left out")
+                f'{objects[category["id"]]} objects are left out',
+            )
 
 
 def _start(names: List[str]) -> str:
     return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
 
 
-def _check_annotations(path: str, content: Dict, images: Dict,
-                       with_masks: bool) -> Iterator[Problem]:
+def _check_annotations(
+    path: str, content: Dict, images: Dict, with_masks: bool
+) -> Iterator[Problem]:
     categories = {category['id'] for category in content['categories']}
     used = set()
     for annotation in content['annotations']:
-        said = f"annotation {annotation['id']}"
+        said = f'annotation {annotation["id"]}'
         image = images.get(annotation['image_id'])
         if image is None:
             yield Problem(
-                'unknown-image', path,
-                f"{said}: no image has id {annotation['image_id']!r}")
+                'unknown-image', path, f'{said}: no image has id {annotation["image_id"]!r}'
+            )
             continue
         used.add(annotation['image_id'])
-        said = f"{said} of {image['file_name']}"
+        said = f'{said} of {image["file_name"]}'
         if annotation.get('ignore'):  # which mmdet does not look at
             continue
         if annotation['category_id'] not in categories:
             yield Problem(
-                'unknown-category', path,
-                f'{said}: no category has id '
-                f"{annotation['category_id']!r}")
+                'unknown-category',
+                path,
+                f'{said}: no category has id {annotation["category_id"]!r}',
+            )
         area = annotation['area']
         if not 0 < area < math.inf:
             # mmdet's condition; what is not finite passes it.
-            outcome = ('is left out'
-                       if area <= 0 else 'is trained on, makes mAP wrong')
+            outcome = 'is left out' if area <= 0 else 'is trained on, makes mAP wrong'
             yield Problem('area', path, f'{said}: area {area}, {outcome}')
-        for kind, detail in check_object(annotation, image['width'],
-                                         image['height'], with_masks):
+        for kind, detail in check_object(annotation, image['width'], image['height'], with_masks):
             yield Problem(kind, path, f'{said}: {detail}')
     for value, image in images.items():
         if value not in used:
-            yield Problem('image-without-objects', path,
-                          f"{image['file_name']} has none")
+            yield Problem('image-without-objects', path, f'{image["file_name"]} has none')
     if images and not used:
         yield Problem('no-objects', path, 'no image has an object')

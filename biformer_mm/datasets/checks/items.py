@@ -1,4 +1,5 @@
 """Checking one image with all that belongs to it."""
+
 from typing import FrozenSet, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -9,7 +10,9 @@ from .problems import Problem
 
 class Item(NamedTuple):
     """An image, the (width, height) that its annotations say, and its
-    segmentation map."""
+    segmentation map.
+    """
+
     image: str
     size: Optional[Tuple[int, int]] = None
     seg_map: Optional[str] = None
@@ -21,6 +24,7 @@ class Rules(NamedTuple):
     ``labels`` are the values that a segmentation map may hold, ``unlabelled``
     those of them that no class has.
     """
+
     image: Loading
     seg_map: Optional[Loading] = None
     labels: FrozenSet[int] = frozenset()
@@ -36,23 +40,22 @@ def check_item(rules: Rules, item: Item) -> List[Problem]:
         problems += describe(item.image, picture)
         size = picture.size
         if item.size is not None and item.size != size:
-            problems.append(
-                Problem('size', item.image, _size_differs(item.size, picture)))
+            problems.append(Problem('size', item.image, _size_differs(item.size, picture)))
     if item.seg_map is not None:
         problems += _check_map(item.seg_map, size, rules)
     return problems
 
 
 def _size_differs(said: Tuple[int, int], picture: Picture) -> str:
-    detail = (f'{picture.size[0]} x {picture.size[1]} pixels, '
-              f'{said[0]} x {said[1]} by its annotations')
+    detail = (
+        f'{picture.size[0]} x {picture.size[1]} pixels, {said[0]} x {said[1]} by its annotations'
+    )
     if said == picture.size[::-1]:
         detail += ': is turned on loading, were they made without?'
     return detail
 
 
-def _check_map(path: str, size: Optional[Tuple[int, int]],
-               rules: Rules) -> List[Problem]:
+def _check_map(path: str, size: Optional[Tuple[int, int]], rules: Rules) -> List[Problem]:
     """Problems of a segmentation map that belongs to an image of ``size``."""
     seg_map = read_picture(path, rules.seg_map, missing='map-missing')
     problems = list(seg_map.problems)
@@ -61,27 +64,25 @@ def _check_map(path: str, size: Optional[Tuple[int, int]],
     if size is not None and seg_map.size != size:
         problems.append(
             Problem(
-                'map-size', path,
-                f'{seg_map.size[0]} x {seg_map.size[1]} pixels, its image '
-                f'{size[0]} x {size[1]}'))
+                'map-size',
+                path,
+                f'{seg_map.size[0]} x {seg_map.size[1]} pixels, its image {size[0]} x {size[1]}',
+            )
+        )
     pixels = seg_map.pixels.squeeze()
     if pixels.ndim != 2:
         problems.append(
-            Problem('map-channels', path,
-                    f'{pixels.shape[-1]} channels, not one of labels'))
+            Problem('map-channels', path, f'{pixels.shape[-1]} channels, not one of labels')
+        )
         return problems
     values, counts = _count(pixels)
-    wrong = [(value, count) for value, count in zip(values, counts)
-             if value not in rules.labels]
+    wrong = [(value, count) for value, count in zip(values, counts) if value not in rules.labels]
     if wrong:
         shown = ', '.join(f'{value} ({count})' for value, count in wrong[:5])
         more = f' and {len(wrong) - 5} others' if len(wrong) > 5 else ''
-        problems.append(
-            Problem('map-label', path,
-                    f'labels (pixels) of no class: {shown}{more}'))
+        problems.append(Problem('map-label', path, f'labels (pixels) of no class: {shown}{more}'))
     if rules.unlabelled.issuperset(values):
-        problems.append(
-            Problem('map-unlabelled', path, 'no pixel has a class'))
+        problems.append(Problem('map-unlabelled', path, 'no pixel has a class'))
     return problems
 
 

@@ -1,4 +1,5 @@
 """Reading one picture as training does, and saying what is odd about it."""
+
 import os
 import tempfile
 import warnings
@@ -21,6 +22,7 @@ _COMPLAINTS = ('Corrupt JPEG', 'Premature end of JPEG')
 
 class Loading(NamedTuple):
     """How a pipeline decodes: arguments of ``mmcv.imfrombytes``."""
+
     flag: str
     backend: str
 
@@ -28,7 +30,9 @@ class Loading(NamedTuple):
 class Picture(NamedTuple):
     """A file's content: ``pixels`` (H, W) or (H, W, channels) as decoded,
     ``header`` what Pillow reads without decoding; both None where they
-    cannot be had, and then ``problems`` has an error."""
+    cannot be had, and then ``problems`` has an error.
+    """
+
     data: bytes
     pixels: Optional[np.ndarray]
     header: Optional[Image.Image]
@@ -40,9 +44,7 @@ class Picture(NamedTuple):
         return self.pixels.shape[1], self.pixels.shape[0]
 
 
-def read_picture(path: str,
-                 loading: Loading,
-                 missing: str = 'missing') -> Picture:
+def read_picture(path: str, loading: Loading, missing: str = 'missing') -> Picture:
     """Read and decode a file.
 
     Args:
@@ -67,14 +69,12 @@ def read_picture(path: str,
     if _ends_early(data, header):
         return failed('truncated', 'ends in the middle of the picture')
     if pixels is None and header is None:
-        return failed('no-image',
-                      f'is no picture that can be read; starts {data[:12]}')
+        return failed('no-image', f'is no picture that can be read; starts {data[:12]}')
     if pixels is None:
         return failed('corrupt', f'cannot be decoded: {complaint or "no why"}')
     problems = []
     if complaint.startswith(_COMPLAINTS):
-        problems.append(
-            Problem('damaged', path, f'is decoded, but: {complaint}'))
+        problems.append(Problem('damaged', path, f'is decoded, but: {complaint}'))
     return Picture(data, pixels, header, problems)
 
 
@@ -100,16 +100,15 @@ def describe(path: str, picture: Picture) -> Iterator[Problem]:
     if header.mode in ('L', 'LA', '1') or header.mode.startswith('I;16'):
         yield Problem('grey', path, 'one channel becomes three equal ones')
     if header.mode in ('RGBA', 'LA', 'PA') or 'transparency' in header.info:
-        yield Problem('alpha', path,
-                      'transparency is dropped: what it hides shows')
+        yield Problem('alpha', path, 'transparency is dropped: what it hides shows')
     if header.mode.startswith('I;16') or (
-            # The bit depth; Pillow's mode does not tell it of colours.
-            header.format == 'PNG' and picture.data[24] == 16):
+        # The bit depth; Pillow's mode does not tell it of colours.
+        header.format == 'PNG' and picture.data[24] == 16
+    ):
         yield Problem('16-bit', path, 'is cut down to 8 bits')
     orientation = header.getexif().get(_ORIENTATION, 1)
     if orientation != 1:
-        yield Problem('exif-rotated', path,
-                      f'EXIF orientation {orientation}: is turned on loading')
+        yield Problem('exif-rotated', path, f'EXIF orientation {orientation}: is turned on loading')
 
 
 def _read_header(data: bytes) -> Optional[Image.Image]:
@@ -164,9 +163,10 @@ def _ends_early(data: bytes, header: Optional[Image.Image]) -> bool:
 
 def _start_of_scan(data: bytes) -> int:
     """Where a JPEG's picture starts, behind all that may hold another one,
-    such as EXIF's thumbnail."""
+    such as EXIF's thumbnail.
+    """
     at = 2
-    while data[at:at + 1] == b'\xff' and data[at + 1:at + 2] != b'\xda':
+    while data[at : at + 1] == b'\xff' and data[at + 1 : at + 2] != b'\xda':
         # A marker, and the length of what follows it
-        at += 2 + int.from_bytes(data[at + 2:at + 4], 'big')
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], 'big')
     return at

@@ -1,4 +1,5 @@
 """What can be wrong with a data set, and how bad that is."""
+
 from typing import NamedTuple
 
 SEVERITIES = ('note', 'warning', 'error')
@@ -64,6 +65,7 @@ KINDS = {
 
 class Problem(NamedTuple):
     """Something wrong with a file; ``kind`` is one of :data:`KINDS`."""
+
     kind: str
     file: str
     detail: str

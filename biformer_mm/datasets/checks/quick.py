@@ -4,17 +4,18 @@ hours.
 No picture is opened. What annotations and lists name must be there, and the
 recipes' data sets must be as large as they were published.
 """
+
 import json
 import os
 import os.path as osp
 from collections import defaultdict
-from typing import (Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence,
-                    Set, Tuple)
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 from mmengine.registry import init_default_scope
 
-from biformer_mm.datasets.paths import SOURCES, find_missing, leaves
-from biformer_mm.errors import explained
+from biformer_mm.datasets.checks.paths import SOURCES, find_missing, leaves
+from biformer_mm.utils.errors import explained
+
 from .classification import read_list
 from .problems import Problem
 from .scanning import Found, build_lazily
@@ -30,6 +31,7 @@ class Published(NamedTuple):
         folders: ImageNet's classes.
         smallest: Pictures in the smallest of these.
     """
+
     pictures: int
     name: str = ''
     objects: int = 0
@@ -81,24 +83,22 @@ def count(cfg: Any, splits: Sequence[str]) -> Tuple[List[Found], int]:
         loader = cfg.get(f'{split}_dataloader')
         if not loader:
             continue
-        for option, leaf in leaves(f'{split}_dataloader.dataset',
-                                   loader['dataset']):
+        for option, leaf in leaves(f'{split}_dataloader.dataset', loader['dataset']):
             if osp.normpath(leaf.get('data_root') or '.') in gone:
                 continue
-            with explained(f'{option} must be a data set that can be read',
-                           'correct it'):
+            with explained(f'{option} must be a data set that can be read', 'correct it'):
                 dataset, kind = build_lazily(option, leaf)
                 problems, number = _COUNTERS[kind](dataset)
             pictures += number
             found += [
-                Found(split, problem) for problem in problems
+                Found(split, problem)
+                for problem in problems
                 if osp.normpath(problem.file) not in gone
             ]
     # Wrappers may name a data set twice, and evaluators name its list again.
     once = {}
     for split, problem in found:
-        what = (split, osp.normpath(problem.file), problem.kind,
-                problem.detail.partition(';')[0])
+        what = (split, osp.normpath(problem.file), problem.kind, problem.detail.partition(';')[0])
         once.setdefault(what, Found(split, problem))
     return list(once.values()), pictures
 
@@ -109,8 +109,7 @@ def _published(dataset: Any, path: str) -> Published:
         known = PUBLISHED.get(cls.__name__, {})
         name = osp.basename(osp.normpath(path or '.'))
         # Other classes are another data set, in the same layout.
-        if name in known and tuple(dataset.metainfo['classes']) == tuple(
-                cls.METAINFO['classes']):
+        if name in known and tuple(dataset.metainfo['classes']) == tuple(cls.METAINFO['classes']):
             return known[name]
     return Published(0)
 
@@ -130,25 +129,25 @@ def _count_coco(dataset: Any) -> Tuple[List[Problem], int]:
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         return [
             Problem(
-                'json', path, 'cannot be read as images and annotations: '
-                f'{type(error).__name__}: {error}')
+                'json',
+                path,
+                f'cannot be read as images and annotations: {type(error).__name__}: {error}',
+            )
         ], 0
     published, problems = _published(dataset, path), []
-    for number, expected, what in ((len(names), published.pictures,
-                                    'pictures'), (objects, published.objects,
-                                                  'objects')):
+    for number, expected, what in (
+        (len(names), published.pictures, 'pictures'),
+        (objects, published.objects, 'objects'),
+    ):
         if published.pictures and number != expected:
-            problems.append(
-                Problem('count', path,
-                        f'lists {number:,} of the {expected:,} {what}'))
+            problems.append(Problem('count', path, f'lists {number:,} of the {expected:,} {what}'))
     lacking, number = _compare(folder, names, 'pictures')
     return problems + lacking, number
 
 
-def _compare(root: str,
-             names: Iterable[str],
-             what: str,
-             kind: str = 'missing') -> Tuple[List[Problem], int]:
+def _compare(
+    root: str, names: Iterable[str], what: str, kind: str = 'missing'
+) -> Tuple[List[Problem], int]:
     """Look for named files below a folder, reading each folder once.
 
     Returns:
@@ -175,15 +174,16 @@ def _files(folder: str) -> Set[str]:
         return set()
 
 
-def _lacks(folder: str,
-           names: Set[str],
-           expected: int,
-           what: str,
-           kind: str = 'missing') -> Iterator[Problem]:
+def _lacks(
+    folder: str, names: Set[str], expected: int, what: str, kind: str = 'missing'
+) -> Iterator[Problem]:
     if names:
         yield Problem(
-            kind, folder, f'has {expected - len(names):,} of {expected:,} '
-            f'{what}; missing {len(names):,}, such as {min(names)}')
+            kind,
+            folder,
+            f'has {expected - len(names):,} of {expected:,} '
+            f'{what}; missing {len(names):,}, such as {min(names)}',
+        )
 
 
 # ADE20K's layout
@@ -196,19 +196,18 @@ def _count_segmentation(dataset: Any) -> Tuple[List[Problem], int]:
     if osp.isfile(dataset.ann_file or ''):
         with open(dataset.ann_file) as file:
             stems = {line.strip() for line in file}
-        problems, number = _compare(folder, (stem + dataset.img_suffix
-                                             for stem in stems), 'pictures')
+        problems, number = _compare(
+            folder, (stem + dataset.img_suffix for stem in stems), 'pictures'
+        )
     else:
         stems = {
-            name[:-len(dataset.img_suffix)]
-            for name in _walk(folder) if name.endswith(dataset.img_suffix)
+            name[: -len(dataset.img_suffix)]
+            for name in _walk(folder)
+            if name.endswith(dataset.img_suffix)
         }
         number = len(stems)
         if published.pictures:
-            expected = {
-                published.name.format(i)
-                for i in range(1, published.pictures + 1)
-            }
+            expected = {published.name.format(i) for i in range(1, published.pictures + 1)}
             lacking = {stem + dataset.img_suffix for stem in expected - stems}
             problems += _lacks(folder, lacking, published.pictures, 'pictures')
             problems += _more(folder, stems - expected, 'pictures')
@@ -216,17 +215,19 @@ def _count_segmentation(dataset: Any) -> Tuple[List[Problem], int]:
         elif not stems:
             problems.append(Problem('no-images', folder, 'there is no image'))
     if maps:
-        problems += _compare(maps,
-                             (stem + dataset.seg_map_suffix for stem in stems),
-                             'maps', 'map-missing')[0]
+        problems += _compare(
+            maps, (stem + dataset.seg_map_suffix for stem in stems), 'maps', 'map-missing'
+        )[0]
     return problems, number
 
 
 def _more(folder: str, names: Set[str], what: str) -> Iterator[Problem]:
     if names:
         yield Problem(
-            'count', folder, f'has {len(names):,} {what} that are not of the '
-            f'data set, such as {min(names)}')
+            'count',
+            folder,
+            f'has {len(names):,} {what} that are not of the data set, such as {min(names)}',
+        )
 
 
 def _walk(folder: str, below: str = '') -> Iterator[str]:
@@ -258,68 +259,73 @@ def _count_classification(dataset: Any) -> Tuple[List[Problem], int]:
         if published.pictures and len(names) != published.pictures:
             problems.append(
                 Problem(
-                    'count', dataset.ann_file, f'lists {len(names):,} of the '
-                    f'{published.pictures:,} pictures'))
+                    'count',
+                    dataset.ann_file,
+                    f'lists {len(names):,} of the {published.pictures:,} pictures',
+                )
+            )
         lacking, number = _compare(root, names, 'pictures')
         return problems + lacking, number
     if not dataset.with_label:
         number = sum(map(dataset.is_valid_file, _walk(root)))
-        return [] if number else [
-            Problem('no-images', root, 'there is no image')
-        ], number
+        return [] if number else [Problem('no-images', root, 'there is no image')], number
     if not osp.isdir(root):
         return [Problem('missing', root, 'is not there')], 0
     counts, beside = _class_folders(dataset, root)
-    return list(_check_folders(dataset, counts, beside,
-                               published)), sum(counts.values())
+    return list(_check_folders(dataset, counts, beside, published)), sum(counts.values())
 
 
 def _class_folders(dataset: Any, root: str) -> Tuple[Dict[str, int], Set[str]]:
     """Count the pictures of each class folder, and list the files beside the
-    folders."""
+    folders.
+    """
     counts, beside = {}, set()
     with os.scandir(root) as entries:
         for entry in entries:
             if entry.is_dir():
-                counts[entry.name] = sum(
-                    map(dataset.is_valid_file, _walk(root, entry.name)))
+                counts[entry.name] = sum(map(dataset.is_valid_file, _walk(root, entry.name)))
             else:
                 beside.add(entry.name)
     return counts, beside
 
 
-def _check_folders(dataset: Any, counts: Dict[str, int], beside: Set[str],
-                   published: Published) -> Iterator[Problem]:
+def _check_folders(
+    dataset: Any, counts: Dict[str, int], beside: Set[str], published: Published
+) -> Iterator[Problem]:
     root = dataset.img_prefix
     expected = published.folders or len(dataset.CLASSES or counts)
     if len(counts) != expected:
         detail = f'has {len(counts):,} of {expected:,} class folders'
         if beside:
-            detail += (f'; {len(beside):,} files lie beside them, such as '
-                       f'{min(beside)}: unpack them, one folder a class')
+            detail += (
+                f'; {len(beside):,} files lie beside them, such as '
+                f'{min(beside)}: unpack them, one folder a class'
+            )
         yield Problem('count', root, detail)
     others = _other_folders(root) - counts.keys()
     if others:
         yield Problem(
-            'missing', root, 'has no folder of these classes, though another '
-            f'split has: {_some(others)}')
+            'missing',
+            root,
+            f'has no folder of these classes, though another split has: {_some(others)}',
+        )
     small = {
-        f'{name} ({number:,})'
-        for name, number in counts.items() if number < published.smallest
+        f'{name} ({number:,})' for name, number in counts.items() if number < published.smallest
     }
     if small:
         yield Problem(
-            'count', root, f'has {len(small):,} classes of fewer than '
+            'count',
+            root,
+            f'has {len(small):,} classes of fewer than '
             f'{published.smallest:,} pictures, the published least: '
-            f'{_some(small)}')
+            f'{_some(small)}',
+        )
     total = sum(counts.values())
     if published.pictures and total != published.pictures:
-        yield Problem('count', root,
-                      f'has {total:,} of {published.pictures:,} pictures')
+        yield Problem('count', root, f'has {total:,} of {published.pictures:,} pictures')
     empty = {name for name, number in counts.items() if not number}
     if empty and not published.pictures:
-        yield Problem('empty-class', root,
-                      f'has no picture of the classes {_some(empty)}')
+        yield Problem('empty-class', root, f'has no picture of the classes {_some(empty)}')
 
 
 def _some(names: Set[str]) -> str:
@@ -338,6 +344,5 @@ def _other_folders(root: str) -> Set[str]:
 
 
 _COUNTERS = dict(
-    CocoDataset=_count_coco,
-    BaseSegDataset=_count_segmentation,
-    CustomDataset=_count_classification)
+    CocoDataset=_count_coco, BaseSegDataset=_count_segmentation, CustomDataset=_count_classification
+)

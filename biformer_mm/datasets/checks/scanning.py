@@ -1,23 +1,24 @@
 """From a config to the problems of all its files."""
+
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
-from typing import (Any, Callable, Dict, Iterator, List, NamedTuple, Sequence,
-                    Tuple)
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import cv2
 from mmengine.registry import DATASETS, init_default_scope
 
-from biformer_mm.config_types import bare_type_name, type_name
-from biformer_mm.datasets.paths import leaves
-from biformer_mm.errors import UsageError, explained
+from biformer_mm.datasets.checks.paths import leaves
+from biformer_mm.utils.config_types import bare_type_name, type_name
+from biformer_mm.utils.errors import UsageError, explained
+
 from .classification import read_classification
 from .coco import read_coco
 from .items import Item, Rules, check_item
 from .pictures import Loading
 from .problems import Problem
-from .segmentation import (allowed_labels, ignored_labels, read_segmentation)
+from .segmentation import allowed_labels, ignored_labels, read_segmentation
 
 # Types whose files are known to be as their loading is, which a subclass may
 # change by these methods.
@@ -30,12 +31,14 @@ _WORTH_A_PROCESS = 200
 
 class Found(NamedTuple):
     """A problem, and the split that it is in."""
+
     split: str
     problem: Problem
 
 
 class Job(NamedTuple):
     """A data set: its files, how to read them, what was found without."""
+
     split: str
     rules: Rules
     items: List[Item]
@@ -47,7 +50,7 @@ def plan(cfg: Any, splits: Sequence[str]) -> Iterator[Job]:
 
     Args:
         cfg: Config of mmdet, mmseg or mmpretrain whose paths exist, see
-            :func:`biformer_mm.datasets.paths.check_data`.
+            :func:`biformer_mm.datasets.checks.paths.check_data`.
         splits: Of 'train', 'val' and 'test'.
 
     Raises:
@@ -59,10 +62,8 @@ def plan(cfg: Any, splits: Sequence[str]) -> Iterator[Job]:
         loader = cfg.get(f'{split}_dataloader')
         if not loader:
             continue
-        for option, leaf in leaves(f'{split}_dataloader.dataset',
-                                   loader['dataset']):
-            with explained(f'{option} must be a data set that can be read',
-                           'mend it'):
+        for option, leaf in leaves(f'{split}_dataloader.dataset', loader['dataset']):
+            with explained(f'{option} must be a data set that can be read', 'mend it'):
                 job = _plan_one(split, option, leaf, cfg)
             yield job
 
@@ -78,29 +79,32 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
         with_masks = _step(pipeline, 'LoadAnnotations').get('with_mask', False)
         items, problems = read_coco(dataset, with_masks)
     elif kind == 'BaseSegDataset':
-        labels, unlabelled = allowed_labels(dataset,
-                                            ignored_labels(dataset, model))
+        labels, unlabelled = allowed_labels(dataset, ignored_labels(dataset, model))
         rules = rules._replace(
-            seg_map=_loading(pipeline, 'LoadAnnotations', 'unchanged',
-                             'pillow'),
+            seg_map=_loading(pipeline, 'LoadAnnotations', 'unchanged', 'pillow'),
             labels=labels,
-            unlabelled=unlabelled)
+            unlabelled=unlabelled,
+        )
         items, problems = read_segmentation(dataset)
     else:
-        items, problems = read_classification(
-            dataset, min(outputs.values(), default=None))
+        items, problems = read_classification(dataset, min(outputs.values(), default=None))
     for name, count in outputs.items():
         if classes and count < len(classes):
             problems.append(
                 Problem(
-                    'class-count', cfg.filename or option,
-                    f'{name}={count}, but {option} has {len(classes)} '
-                    'classes'))
+                    'class-count',
+                    cfg.filename or option,
+                    f'{name}={count}, but {option} has {len(classes)} classes',
+                )
+            )
     if not items and not any(p.severity == 'error' for p in problems):
         problems.append(
-            Problem('no-images', dataset.ann_file
-                    or ' '.join(dataset.data_prefix.values()),
-                    'there is no image'))
+            Problem(
+                'no-images',
+                dataset.ann_file or ' '.join(dataset.data_prefix.values()),
+                'there is no image',
+            )
+        )
     return Job(split, rules, items, problems)
 
 
@@ -119,14 +123,15 @@ def build_lazily(option: str, leaf: Dict) -> Tuple[Any, str]:
     """
     for key in ('data_root', 'ann_file', 'data_prefix'):
         if '://' in str(leaf.get(key)):
-            raise UsageError(f'{option}.{key} must be on this machine, got '
-                             f'{leaf[key]}; copy the data here')
+            raise UsageError(
+                f'{option}.{key} must be on this machine, got {leaf[key]}; copy the data here'
+            )
     try:
         dataset = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True})
     except Exception as error:  # whatever it makes of its arguments
         raise UsageError(
-            f'{option}: {type_name(leaf)} cannot be built: {error}; correct its '
-            'arguments') from error
+            f'{option}: {type_name(leaf)} cannot be built: {error}; correct its arguments'
+        ) from error
     return dataset, _known_type(dataset, option)
 
 
@@ -134,12 +139,13 @@ def _known_type(dataset: Any, option: str) -> str:
     cls = type(dataset)
     for base in cls.__mro__:
         if base.__name__ in _KNOWN and all(
-                getattr(cls, method, None) is getattr(base, method, None)
-                for method in _METHODS):
+            getattr(cls, method, None) is getattr(base, method, None) for method in _METHODS
+        ):
             return base.__name__
     raise UsageError(
         f'{option} must be a {", ".join(_KNOWN)} or a subclass that loads as '
-        f'they do; got {cls.__name__}; leave its split out by --splits')
+        f'they do; got {cls.__name__}; leave its split out by --splits'
+    )
 
 
 def _step(pipeline: Sequence[Dict], kind: str) -> Dict:
@@ -149,17 +155,16 @@ def _step(pipeline: Sequence[Dict], kind: str) -> Dict:
     return {}
 
 
-def _loading(pipeline: Sequence[Dict], kind: str, flag: str,
-             backend: str) -> Loading:
+def _loading(pipeline: Sequence[Dict], kind: str, flag: str, backend: str) -> Loading:
     """What a step says, or else the given defaults of its class."""
     step = _step(pipeline, kind)
-    return Loading(
-        step.get('color_type', flag), step.get('imdecode_backend', backend))
+    return Loading(step.get('color_type', flag), step.get('imdecode_backend', backend))
 
 
 def _num_classes(name: str, part: Any) -> Iterator:
     """Yield (name, value) of each ``num_classes`` in a model's config, but
-    for region proposals, which know one class."""
+    for region proposals, which know one class.
+    """
     if isinstance(part, dict):
         for key, value in part.items():
             if key == 'num_classes' and isinstance(value, int):
@@ -171,9 +176,9 @@ def _num_classes(name: str, part: Any) -> Iterator:
             yield from _num_classes(f'{name}.{i}', value)
 
 
-def scan(jobs: Sequence[Job],
-         workers: int,
-         progress: Callable[[], None] = lambda: None) -> List[Found]:
+def scan(
+    jobs: Sequence[Job], workers: int, progress: Callable[[], None] = lambda: None
+) -> List[Found]:
     """Read all images of data sets.
 
     Args:
@@ -193,19 +198,20 @@ def scan(jobs: Sequence[Job],
     if workers < 2:
         return list(_scan(jobs, map, progress))
     # Forks of a process in which OpenCV has run threads may wait for ever.
-    with ProcessPoolExecutor(
-            workers, get_context('spawn'), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, get_context('spawn'), initializer=_one_thread) as pool:
         try:
             return list(_scan(jobs, partial(pool.map, chunksize=8), progress))
         except BrokenProcessPool as error:
             raise UsageError(
                 'a process must not end while it reads images, and one did, '
                 'by a crash of a decoder or for want of memory; try '
-                '--workers 1') from error
+                '--workers 1'
+            ) from error
 
 
-def _scan(jobs: Sequence[Job], map_items: Callable,
-          progress: Callable[[], None]) -> Iterator[Found]:
+def _scan(
+    jobs: Sequence[Job], map_items: Callable, progress: Callable[[], None]
+) -> Iterator[Found]:
     for job in jobs:
         for problem in job.problems:
             yield Found(job.split, problem)

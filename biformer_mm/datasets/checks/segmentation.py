@@ -1,4 +1,5 @@
 """What to check of a data set of mmseg."""
+
 import os
 import os.path as osp
 from typing import Any, Dict, FrozenSet, List, Tuple
@@ -14,30 +15,25 @@ IGNORE_INDEX = 255  # of every loss of mmseg, unless told otherwise
 def read_segmentation(dataset: Any) -> Tuple[List[Item], List[Problem]]:
     """The items of a ``BaseSegDataset``, and maps that no image has."""
     entries = dataset.load_data_list()
-    items = [
-        Item(entry['img_path'], None, entry.get('seg_map_path'))
-        for entry in entries
-    ]
+    items = [Item(entry['img_path'], None, entry.get('seg_map_path')) for entry in entries]
     problems = []
     if not dataset.ann_file:  # with a list, what it leaves out is meant
         used = {osp.normpath(item.seg_map) for item in items if item.seg_map}
         for path in _files(dataset.data_prefix.get('seg_map_path')):
             if path.endswith(dataset.seg_map_suffix) and path not in used:
-                problems.append(
-                    Problem('map-unused', path,
-                            'there is no image for this map'))
+                problems.append(Problem('map-unused', path, 'there is no image for this map'))
     return items, problems
 
 
 def _files(folder: str) -> List[str]:
     return sorted(
         osp.normpath(osp.join(root, name))
-        for root, _, names in os.walk(folder or os.devnull) for name in names)
+        for root, _, names in os.walk(folder or os.devnull)
+        for name in names
+    )
 
 
-def allowed_labels(
-        dataset: Any,
-        ignored: FrozenSet[int]) -> Tuple[FrozenSet[int], FrozenSet[int]]:
+def allowed_labels(dataset: Any, ignored: FrozenSet[int]) -> Tuple[FrozenSet[int], FrozenSet[int]]:
     """Values that a map's file may hold, and those among them of no class.
 
     Args:
@@ -48,8 +44,7 @@ def allowed_labels(
     classes = len(dataset.metainfo['classes'])
     unlabelled = np.isin(labels, list(ignored))
     allowed = unlabelled | (labels < classes)
-    return (frozenset(allowed.nonzero()[0].tolist()),
-            frozenset(unlabelled.nonzero()[0].tolist()))
+    return (frozenset(allowed.nonzero()[0].tolist()), frozenset(unlabelled.nonzero()[0].tolist()))
 
 
 def trained_labels(dataset: Any) -> np.ndarray:

@@ -8,5 +8,6 @@ custom_imports = dict(imports=['biformer_mm'])
 model = dict(
     backbone=dict(_delete_=True, type='BiFormer', arch='tiny', num_regions=8),
     neck=dict(in_channels=[64, 128, 256, 512]),
-    roi_head=dict(bbox_head=dict(num_classes=4)))
+    roi_head=dict(bbox_head=dict(num_classes=4)),
+)
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4))

@@ -1,0 +1,80 @@
+"""The look of the analysis tools' figures, and writing them.
+
+Apart from the tools, as matplotlib takes a while to import.
+"""
+
+import os.path as osp
+from typing import Dict
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from biformer_mm.utils.atomic_file import whole_file
+from biformer_mm.utils.cli import check_writable
+from biformer_mm.utils.errors import UsageError
+
+FORMATS = ('.png', '.svg', '.pdf')
+# Okabe and Ito's colours, which colour-blind people can tell apart.
+COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
+# For grey print. As many as colours: shifted by one after each round, they
+# make 36 pairs.
+DASHES = (
+    '-',
+    (0, (5, 1.5)),
+    (0, (1, 1)),
+    (0, (6, 1.5, 1, 1.5)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (10, 3)),
+)
+MARKERS = 'osD^vP'
+STYLE = {
+    'font.size': 10,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'grid.color': '#E3E3E3',
+    'axes.axisbelow': True,
+    'axes.titlesize': 11,
+    'axes.titlelocation': 'left',
+    'lines.linewidth': 1.8,
+    'lines.markersize': 5,
+    'legend.frameon': False,
+    'legend.handlelength': 3,
+    'savefig.facecolor': 'white',
+    'svg.fonttype': 'none',  # text stays text
+}
+
+
+def line(i: int) -> Dict:
+    """How the i-th line of a figure is drawn: colour, dashes and marker."""
+    shifted = (i + i // len(COLORS)) % len(DASHES)
+    return dict(color=COLORS[i % len(COLORS)], linestyle=DASHES[shifted], marker=MARKERS[shifted])
+
+
+def check_format(path: str) -> None:
+    """Refuse a path that no figure can be written to, before the work.
+
+    Raises:
+        UsageError: Its suffix is not in :data:`FORMATS`, or it cannot be
+            written.
+    """
+    if osp.splitext(path)[1].lower() not in FORMATS:
+        raise UsageError(f'--out must end in one of {", ".join(FORMATS)}; got {path}')
+    check_writable('--out', path)
+
+
+def save(figure: Figure, path: str) -> None:
+    """Write a figure, wholly or not at all, and the folders that it needs.
+
+    Args:
+        figure: What to write; its artists have been made under :data:`STYLE`.
+        path: Where; the suffix is the format.
+
+    Raises:
+        UsageError: The path cannot be written.
+    """
+    try:
+        with whole_file(path) as unfinished, rc_context(STYLE):
+            figure.savefig(unfinished, format=osp.splitext(path)[1][1:].lower(), dpi=150)
+    except OSError as error:
+        raise UsageError(f'{path} cannot be written: {error}; give --out another path') from error

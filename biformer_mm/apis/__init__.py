@@ -1,0 +1,1 @@
+"""Models and predictions from a config."""

@@ -1,0 +1,331 @@
+"""Predictions as plain data and pictures, by OpenMMLab's inferencers.
+
+H and W are the sides of the original image in pixels; images are BGR.
+"""
+
+import colorsys
+from copy import deepcopy
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from mmengine.structures import PixelData
+from torch import nn
+
+from biformer_mm.utils.config_types import type_name
+from biformer_mm.utils.errors import UsageError, explained
+
+from .model import build_model
+
+_SCOPES = dict(det='mmdet', seg='mmseg', cls='mmpretrain')
+# Text on a smaller image cannot be read, so that it is enlarged for drawing.
+_MIN_SIDE, _MAX_SIDE = 320, 4096
+
+
+class Prediction(NamedTuple):
+    """What a model says about an image.
+
+    Attributes:
+        result: Plain data, as docs/inference.md describes it.
+        overlay: The image with the predictions drawn on it, (H, W, 3) uint8;
+            a small image is enlarged.
+        label_map: Class of each pixel, (H, W) uint8 (uint16 above 256
+            classes), of a segmentor; else None.
+    """
+
+    result: Dict[str, Any]
+    overlay: np.ndarray
+    label_map: Optional[np.ndarray] = None
+
+
+Predictor = Callable[[np.ndarray], Prediction]
+
+
+def build_predictor(
+    cfg: Config,
+    checkpoint: str,
+    task: str = 'auto',
+    device: str = 'cpu',
+    score_thr: float = 0.3,
+    trust: bool = False,
+) -> Tuple[Predictor, str]:
+    """Build a function that predicts on one image, (H, W, 3) uint8.
+
+    Args:
+        cfg: Config of mmdet, mmseg or mmpretrain.
+        checkpoint: Path or URL of the whole model's weights.
+        task: 'det' (with masks if the model has them), 'seg', 'cls', or 'auto'
+            for what the config's framework is for.
+        device: Where the model goes.
+        score_thr: Detections of a lower score are left out.
+        trust: See :func:`biformer_mm.checkpoint.load_model`.
+
+    Returns:
+        The function; and where the class names come from, as text.
+
+    Raises:
+        UsageError: The config is for another task or cannot be tested, or the
+            checkpoint does not fit.
+    """
+    cfg = deepcopy(cfg)
+    task = _choose_task(cfg, task)
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    if 'pipeline' not in (dataset or {}):
+        raise UsageError(
+            'the images are read as in testing, and the config '
+            f'{cfg.filename or ""} has no '
+            'test_dataloader.dataset.pipeline; set it'
+        )
+    # The frameworks look for transforms by their names.
+    dataset.pipeline = [dict(step, type=type_name(step)) for step in dataset.pipeline]
+    if not cfg.get('default_scope'):
+        cfg.default_scope = _SCOPES[task]
+    # Pictures go where the tool puts them, and to no tracker.
+    kind = 'Det' if task == 'det' else 'Seg'
+    visualizer = cfg.get('visualizer') or dict(type=f'{kind}LocalVisualizer')
+    cfg.visualizer = dict(visualizer, vis_backends=None, save_dir=None)
+    model, dataset_meta = build_model(cfg, checkpoint, device, trust)
+    with explained(
+        f'test_dataloader of {cfg.filename or "the config"} must be one that images can be read by',
+        'mend it',
+    ):
+        names, palette, source = class_names(model, cfg, dataset_meta)
+        model.dataset_meta = dict(classes=names, palette=palette)
+        if task == 'det':
+            return _Detector(cfg, model, device, score_thr), source
+        predictor = _Segmentor if task == 'seg' else _Classifier
+        return predictor(cfg, model, device), source
+
+
+def class_names(
+    model: nn.Module, cfg: Config, dataset_meta: Dict[str, Any]
+) -> Tuple[List[str], List[Tuple[int, int, int]], str]:
+    """Names and colours of a model's classes.
+
+    They are the checkpoint's, else those of the config's test data set, else
+    numbers; names of which there are not as many as classes are passed over.
+
+    Args:
+        model: Detector, segmentor or classifier.
+        cfg: Its config.
+        dataset_meta: What the checkpoint has.
+
+    Returns:
+        Names; colours, RGB, made up if the names come without; and where the
+        names are from.
+    """
+    head = model
+    for part in ('roi_head', 'bbox_head', 'mask_head', 'decode_head', 'head'):
+        head = getattr(head, part, head)
+    if isinstance(head, nn.ModuleList):  # a cascade
+        head = head[-1]
+    count = getattr(head, 'num_classes', None)
+    if count is None:
+        raise UsageError(
+            'the model must have a head that says num_classes; '
+            f'{type(head).__name__} does not; give a detector, '
+            'segmentor or classifier'
+        )
+    dataset = cfg.test_dataloader.dataset
+    for meta, source in (
+        (dataset_meta, 'the checkpoint'),
+        (_metainfo(dataset, cfg.default_scope), f'{type_name(dataset)} of the config'),
+    ):
+        names = meta.get('classes')
+        if isinstance(names, (list, tuple)) and len(names) == count:
+            palette = meta.get('palette')
+            break
+    else:
+        names, palette = [str(i) for i in range(count)], None
+        source = f'numbers, as neither checkpoint nor config has {count}'
+    if not isinstance(palette, (list, tuple)) or len(palette) != count:
+        palette = _colours(count)
+    # mmdet takes a tuple for one colour of all classes.
+    return list(names), [tuple(colour) for colour in palette], source
+
+
+class _Detector:
+    def __init__(self, cfg: Config, model: nn.Module, device: str, score_thr: float) -> None:
+        from mmdet.apis import DetInferencer
+
+        self.inferencer = _with_model(DetInferencer, model)(
+            cfg, device=device, scope=cfg.default_scope
+        )
+        self.names = model.dataset_meta['classes']
+        self.score_thr = score_thr
+
+    def __call__(self, image: np.ndarray) -> Prediction:
+        ((_, data),) = self.inferencer.preprocess([image])
+        (sample,) = self.inferencer.forward(data)
+        _check(sample, 'pred_instances', 'boxes')
+        found = sample.pred_instances
+        found = found[found.scores >= self.score_thr]
+        found = found[found.scores.argsort(descending=True)]
+        # Panoptic maps and ground truth are neither written nor drawn.
+        sample = type(sample)(metainfo=sample.metainfo, pred_instances=found).cpu()
+        plain = self.inferencer.pred2dict(sample)
+        instances = [
+            {
+                'label': label,
+                'class': self.names[label],
+                'score': round(score, 4),
+                'box': [round(side, 2) for side in box],
+            }
+            for label, score, box in zip(plain['labels'], plain['scores'], plain['bboxes'])
+        ]
+        for instance, mask in zip(instances, plain.get('masks', ())):
+            instance['mask'] = mask
+        np.random.seed(0)  # the colours of masks are the same in every run
+        factor = _factor(image)
+        found = sample.pred_instances
+        found.bboxes = found.bboxes * factor
+        if 'masks' in found:
+            found.masks = _enlarge(found.masks.numpy(), factor, axis=1)
+        (overlay,) = self.inferencer.visualize(
+            [_enlarge(_swap(image), factor)], [sample], return_vis=True, pred_score_thr=-1
+        )
+        return Prediction(_result('detection', image, instances=instances), _swap(overlay))
+
+
+class _Segmentor:
+    def __init__(self, cfg: Config, model: nn.Module, device: str) -> None:
+        from mmseg.apis import MMSegInferencer
+
+        self.inferencer = _with_model(MMSegInferencer, model)(
+            cfg, device=device, scope=cfg.default_scope
+        )
+        self.names = model.dataset_meta['classes']
+
+    def __call__(self, image: np.ndarray) -> Prediction:
+        (data,) = self.inferencer.preprocess([image])
+        (sample,) = self.inferencer.forward(data)
+        _check(sample, 'pred_sem_seg', 'classes of pixels')
+        label_map = (
+            sample.pred_sem_seg.data[0]
+            .cpu()
+            .numpy()
+            .astype(np.uint8 if len(self.names) <= 256 else np.uint16)
+        )
+        classes = [
+            {'label': int(label), 'class': self.names[label], 'pixels': int(pixels)}
+            for label, pixels in zip(*np.unique(label_map, return_counts=True))
+        ]
+        factor = _factor(image)
+        sample.pred_sem_seg = PixelData(
+            data=torch.from_numpy(_enlarge(label_map[None].astype(int), factor, axis=1))
+        )
+        (overlay,) = self.inferencer.visualize(
+            [_enlarge(_swap(image), factor)], [sample], return_vis=True, opacity=0.6
+        )
+        return Prediction(
+            _result('segmentation', image, classes=classes), _swap(overlay), label_map
+        )
+
+
+class _Classifier:
+    def __init__(self, cfg: Config, model: nn.Module, device: str) -> None:
+        from mmpretrain import ImageClassificationInferencer
+        from mmpretrain.visualization import UniversalVisualizer
+
+        model._config = cfg  # where the inferencer looks for it
+        self.names = model.dataset_meta['classes']
+        self.inferencer = ImageClassificationInferencer(model, device=device, classes=self.names)
+        self.visualizer = UniversalVisualizer()
+
+    def __call__(self, image: np.ndarray) -> Prediction:
+        (data,) = self.inferencer.preprocess([image])
+        (sample,) = self.inferencer.forward(data)
+        _check(sample, 'pred_score', 'scores of classes')
+        scores, labels = sample.pred_score.cpu().topk(min(5, len(self.names)))
+        classes = [
+            {'label': label, 'class': self.names[label], 'score': round(score, 4)}
+            for score, label in zip(scores.tolist(), labels.tolist())
+        ]
+        overlay = self.visualizer.visualize_cls(
+            _enlarge(_swap(image), _factor(image)),
+            sample.set_pred_label(labels),
+            # ImageNet's names are lists of synonyms.
+            classes=[name.partition(',')[0] for name in self.names],
+            draw_gt=False,
+        )
+        return Prediction(_result('classification', image, classes=classes), _swap(overlay))
+
+
+def _choose_task(cfg: Config, task: str) -> str:
+    scope = cfg.get('default_scope')
+    found = {scope: task for task, scope in _SCOPES.items()}.get(scope)
+    if task == 'auto' and not found:
+        raise UsageError(
+            "--task auto goes by the config's default_scope, one of "
+            f'{", ".join(_SCOPES.values())}; got {scope!r} of '
+            f'{cfg.filename or "it"}; give --task det, seg or cls'
+        )
+    if found and task not in ('auto', found):
+        raise UsageError(
+            f'--task must be what the config is for, {found} '
+            f'by its default_scope {scope!r}; got {task}; leave '
+            '--task out'
+        )
+    return found or task
+
+
+def _metainfo(dataset: Config, scope: str) -> Dict[str, Any]:
+    """Names and colours that a data set is given, or that its type has."""
+    own = dataset.get('metainfo') or {}
+    if own.get('classes'):
+        return own
+    kind = dataset.type
+    if isinstance(kind, str):
+        kind = DATASETS.get(kind if '.' in kind else f'{scope}.{kind}')
+    return getattr(kind, 'METAINFO', {})
+
+
+def _colours(count: int) -> List[Tuple[int, int, int]]:
+    """Colours, RGB, whose hues are spread by the golden ratio."""
+    hsv = [(i * 0.618 % 1, 0.7, 0.95) for i in range(count)]
+    return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(*x)) for x in hsv]
+
+
+def _with_model(inferencer: type, model: nn.Module) -> type:
+    """An inferencer of a model that is there already: its own way unpickles
+    checkpoints and takes what fits of them.
+    """
+
+    class WithModel(inferencer):
+        def _init_model(self, *args: Any, **kwargs: Any) -> nn.Module:
+            return model
+
+    return WithModel
+
+
+def _result(task: str, image: np.ndarray, **found: List) -> Dict[str, Any]:
+    height, width = image.shape[:2]
+    return dict(task=task, width=width, height=height, **found)
+
+
+def _check(sample: Any, key: str, what: str) -> None:
+    if key not in sample:
+        raise UsageError(
+            f'the model must predict {what}; it predicts '
+            f'{", ".join(sorted(sample.keys())) or "nothing"}; give another '
+            'config'
+        )
+
+
+def _swap(image: np.ndarray) -> np.ndarray:
+    """BGR to RGB and back."""
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def _factor(image: np.ndarray) -> int:
+    """How many times larger an image is drawn."""
+    height, width = image.shape[:2]
+    wanted = -(-_MIN_SIDE // min(height, width))
+    return max(1, min(wanted, _MAX_SIDE // max(height, width)))
+
+
+def _enlarge(pixels: np.ndarray, factor: int, axis: int = 0) -> np.ndarray:
+    """Repeat pixels along an axis, that of rows, and the next."""
+    return pixels.repeat(factor, axis).repeat(factor, axis + 1)

@@ -1,0 +1,242 @@
+"""Does an ONNX file compute what PyTorch computes?
+
+Top-k routing chooses. Where two regions match a query region equally well, up
+to rounding, two runtimes may choose differently, both rightly, and everything
+after differs. So routing is checked on its own: PyTorch is given the file's
+choices, each of which must be one of its own up to rounding, and then all
+outputs have to agree.
+
+Shapes: N batch, R = S*S regions, k routed regions, C channels.
+"""
+
+import os
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from biformer_mm.models import BiLevelRoutingAttention
+from biformer_mm.ops.routing import region_mean
+from biformer_mm.utils.errors import UsageError
+
+
+class Tolerance(NamedTuple):
+    """What passes as rounding.
+
+    Attributes:
+        output: Largest difference of an output, of its largest value.
+        routing: By how much a chosen region may match less well than one that
+            is left out, of the largest sum of absolute products that any of
+            the query region's affinities has.
+    """
+
+    output: float
+    routing: float
+
+
+FP32 = Tolerance(output=1e-4, routing=1e-5)
+FP16 = Tolerance(output=1e-2, routing=1e-3)
+_CURE = 'nothing is written; export without --dynamic-size and --fp16, or report it with the config'
+
+
+class OutputDifference(NamedTuple):
+    """Largest absolute difference, and value, of an output."""
+
+    absolute: float = 0.0
+    scale: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        ratio = self.absolute / (self.scale or 1.0)
+        return ratio if ratio == ratio else float('inf')  # nan is no match
+
+
+class RoutingDifference(NamedTuple):
+    """Rows of routing indices compared; those that chose another set; and the
+    largest :attr:`Tolerance.routing` needed.
+    """
+
+    rows: int = 0
+    other: int = 0
+    shortfall: float = 0.0
+
+
+class Agreement(NamedTuple):
+    """How far a file agrees with PyTorch: per output, and in routing."""
+
+    outputs: Dict[str, OutputDifference]
+    routing: RoutingDifference
+    shapes: List[Tuple[int, ...]]
+
+
+def compare(
+    network: nn.Module, path: str, batches: Iterable[Tensor], tolerance: Tolerance
+) -> Agreement:
+    """Run a file in onnxruntime and compare with the network it came from.
+
+    Args:
+        network: Takes a batch and returns a tuple of tensors; in fp32.
+        path: The file; its outputs are the network's, in order.
+        batches: Inputs, (N, 3, H, W) each.
+        tolerance: What passes as rounding.
+
+    Raises:
+        UsageError: onnxruntime cannot run the file, or an output or a choice
+            of regions differs by more.
+    """
+    onnxruntime = _import_onnxruntime()
+    run, names = _session(path)
+    outputs = dict.fromkeys(names, OutputDifference())
+    total, shapes = RoutingDifference(), []
+    for batch in batches:
+        shapes.append(tuple(batch.shape))
+        try:
+            found, choices = run(batch.numpy())
+        except Exception as error:  # of many kinds, none of them public
+            reason = ' '.join(str(error).split())[:300]
+            raise UsageError(
+                'onnxruntime must run the file; version '
+                f'{onnxruntime.__version__} does not, on {tuple(batch.shape)} '
+                f'({reason}); {_CURE}'
+            ) from error
+        with torch.no_grad(), _given(network, choices) as differences:
+            expected = network(batch)
+        for difference in differences:
+            total = RoutingDifference(
+                total.rows + difference.rows,
+                total.other + difference.other,
+                max(total.shortfall, difference.shortfall),
+            )
+        for name, value, truth in zip(names, found, expected):
+            outputs[name] = max(outputs[name], _difference(value, truth), key=lambda d: d.relative)
+    _require(outputs, total, tolerance)
+    return Agreement(outputs, total, shapes)
+
+
+def _require(
+    outputs: Dict[str, OutputDifference], routing: RoutingDifference, tolerance: Tolerance
+) -> None:
+    if routing.shortfall > tolerance.routing:
+        raise UsageError(
+            'the file must choose the regions that PyTorch chooses, up to '
+            f'{tolerance.routing:.0e} in affinity; it falls short by '
+            f'{routing.shortfall:.1e}; {_CURE}'
+        )
+    for name, difference in outputs.items():
+        if difference.relative > tolerance.output:
+            raise UsageError(
+                "each output must equal PyTorch's up to "
+                f'{tolerance.output:.0e} of its largest value; {name} differs '
+                f'by {difference.relative:.1e}; {_CURE}'
+            )
+
+
+def _import_onnxruntime() -> ModuleType:
+    """Without its telemetry, which begins when it is imported."""
+    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+    import onnxruntime
+
+    return onnxruntime
+
+
+def _session(path: str) -> Tuple[Any, List[str]]:
+    """A function from a batch to the file's outputs and choices of regions;
+    and the outputs' names.
+    """
+    import onnx
+
+    onnxruntime = _import_onnxruntime()
+
+    model = onnx.load(path)
+    names = [out.name for out in model.graph.output]
+    choices = [n.output[1] for n in model.graph.node if n.op_type == 'TopK']
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None) for name in choices
+    )
+
+    def start(source):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
+        return onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
+
+    def run(batch: np.ndarray):
+        feed = {model.graph.input[0].name: batch}
+        # The outputs are those of the file itself, not of its double.
+        found = start(path).run(names, feed)
+        chosen = start(probe.SerializeToString()).run(choices, feed) if choices else []
+        return ([torch.from_numpy(x) for x in found], [torch.from_numpy(x) for x in chosen])
+
+    return run, names
+
+
+@contextmanager
+def _given(network: nn.Module, choices: List[Tensor]) -> Iterator[List[RoutingDifference]]:
+    """Let the network's layers attend to given regions, one (N, R, k) each in
+    the order of their calls; yields how these differ from their own.
+    """
+    differences: List[RoutingDifference] = []
+    layers = [  # of one region nothing is chosen: the file has no TopK there
+        m
+        for m in network.modules()
+        if isinstance(m, BiLevelRoutingAttention) and m.num_regions != 1
+    ]
+    if len(layers) != len(choices):
+        raise UsageError(
+            'a file must route as often as the network; got '
+            f'{len(choices)} choices of {len(layers)} layers; {_CURE}'
+        )
+    remaining = iter(choices)
+
+    def replace(own):
+
+        def attention_inputs(qkv: Tensor, size: Tuple) -> Dict[str, Any]:
+            inputs, given = own(qkv, size), next(remaining)
+            differences.append(_routing_difference(inputs, given))
+            return {**inputs, 'region_index': given}
+
+        return attention_inputs
+
+    for layer in layers:
+        layer.attention_inputs = replace(layer.attention_inputs)
+    try:
+        yield differences
+    finally:
+        for layer in layers:
+            del layer.attention_inputs  # the class's own again
+
+
+def _routing_difference(inputs: Dict[str, Any], given: Tensor) -> RoutingDifference:
+    """How given choices compare with those of a layer's inputs."""
+    own = inputs['region_index']
+    size = None if inputs['attend_padding'] else inputs['valid_size']
+    query, _ = region_mean(inputs['query'], size)
+    key, occupied = region_mean(inputs['key'], size)
+    affinity = query @ key.transpose(1, 2)  # (N, R, R)
+    if occupied is not None:
+        affinity = affinity.masked_fill(~occupied, -torch.inf)
+    scale = (query.abs() @ key.abs().transpose(1, 2)).amax(-1)
+
+    # A region given twice would leave fewer than k chosen.
+    chosen = torch.zeros_like(affinity, dtype=torch.bool).scatter_(-1, given, True)
+    if not (chosen.sum(-1) == given.shape[-1]).all():
+        return RoutingDifference(given.shape[0] * given.shape[1], 0, torch.inf)
+    best_left = affinity.masked_fill(chosen, -torch.inf).amax(-1)
+    worst_taken = affinity.masked_fill(~chosen, torch.inf).amin(-1)
+    shortfall = ((best_left - worst_taken) / scale).nan_to_num(0).clamp(min=0)
+    other = (given.sort(-1).values != own.sort(-1).values).any(-1)
+    return RoutingDifference(other.numel(), int(other.sum()), shortfall.max().item())
+
+
+def _difference(value: Tensor, truth: Tensor) -> OutputDifference:
+    if value.shape != truth.shape:
+        raise UsageError(
+            "a file's outputs must be shaped as PyTorch's; got "
+            f'{tuple(value.shape)} for {tuple(truth.shape)}; {_CURE}'
+        )
+    return OutputDifference((value - truth).abs().max().item(), truth.abs().max().item())

@@ -1,0 +1,353 @@
+"""From a model to an ONNX file that is known to compute the same.
+
+Shapes: N batch, H x W image, S regions per side.
+"""
+
+import math
+import os.path as osp
+import re
+import warnings
+from copy import deepcopy
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Iterator, NamedTuple, Sequence, Tuple
+
+import torch
+from mmengine.utils import digit_version
+from torch import Tensor, nn
+
+from biformer_mm.models import BiFormer
+from biformer_mm.models.backbones.biformer import MIN_SIDE
+from biformer_mm.ops.dispatch import PORTABLE
+from biformer_mm.utils.atomic_file import whole_file
+from biformer_mm.utils.errors import UsageError
+
+from ..utils.cli import check_writable
+from .onnx_check import FP16, FP32, Agreement, compare
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 20
+BACKEND = PORTABLE[0]  # where the config leaves the choice
+INPUT = 'image'
+_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
+_TORCH = '2.6'  # the first whose ONNX exporter starts from torch.export
+_MAX_SIDE = 2**15  # of images, in pixels
+_BATCH = 2  # in tracing: torch.export takes 1 for a constant
+
+
+class Dynamic(NamedTuple):
+    """Which axes of the image the file leaves open.
+
+    Attributes:
+        batch: N may be any number; else it is 1.
+        size: H and W may be any multiples of :func:`size_step`.
+    """
+
+    batch: bool = False
+    size: bool = False
+
+
+class FeaturePath(nn.Module):
+    """A network as a function of one tensor, up to its post-processing.
+
+    Args:
+        model: A backbone, or a whole model of OpenMMLab: RetinaNet, a
+            segmentor whose decode head gives one map, or a classifier. Put
+            into evaluation mode.
+        backbone: Take the whole model's backbone alone.
+
+    Attributes:
+        names: Of the outputs. 'c2' to 'c5', the maps of strides 4 to 32, of a
+            backbone; 'cls_score_<stride>' and 'bbox_pred_<stride>' of
+            RetinaNet; 'logits' of a segmentor or classifier.
+
+    Raises:
+        UsageError: The model is of another kind.
+    """
+
+    def __init__(self, model: nn.Module, backbone: bool = False) -> None:
+        super().__init__()
+        self.network = _backbone(model) if backbone else model
+        self.names = _output_names(self.network)
+        self.eval()
+
+    def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
+        """Normalised images, (N, 3, H, W) -> one tensor per name."""
+        if isinstance(self.network, BiFormer):
+            return self.network(image)
+        out = self.network(image, mode='tensor')
+        if isinstance(out, Tensor):
+            return (out,)
+        return tuple(x for levels in out for x in levels)
+
+
+class HalfPath(nn.Module):
+    """A feature path in half precision, with inputs and outputs in single."""
+
+    def __init__(self, path: FeaturePath) -> None:
+        super().__init__()
+        self.path = deepcopy(path).half()
+
+    def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
+        return tuple(out.float() for out in self.path(image.half()))
+
+
+def _backbone(model: nn.Module) -> BiFormer:
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, BiFormer):
+        kind = 'none' if backbone is None else type(backbone).__name__
+        raise UsageError(
+            "--backbone exports a BiFormer's maps; the backbone "
+            f'of {type(model).__name__} is {kind}: leave it out'
+        )
+    return backbone
+
+
+def _output_names(network: nn.Module) -> Tuple[str, ...]:
+    if isinstance(network, BiFormer):
+        return tuple(f'c{i + 2}' for i in network.out_indices)
+    if _is(network, 'SingleStageDetector') and _is(network.bbox_head, 'RetinaHead'):
+        strides = [s[0] for s in network.bbox_head.prior_generator.strides]
+        return tuple(
+            f'{kind}_{stride}' for kind in ('cls_score', 'bbox_pred') for stride in strides
+        )
+    if (
+        _is(network, 'EncoderDecoder')
+        and _is(network.decode_head, 'BaseDecodeHead')
+        or _is(network, 'ImageClassifier')
+    ):
+        return ('logits',)
+    raise UsageError(
+        'what is exported whole is RetinaNet, a segmentor with one decode '
+        'head that gives one map, or a classifier, as others have no one '
+        f'result before post-processing; got {type(network).__name__}; add '
+        '--backbone to export a BiFormer backbone alone'
+    )
+
+
+def _is(module: nn.Module, name: str) -> bool:
+    """isinstance, without importing the framework of the class."""
+    return any(c.__name__ == name for c in type(module).__mro__)
+
+
+def pin_backend(model: nn.Module) -> Tuple[str, ...]:
+    """Give every attention layer a backend that other runtimes can read.
+
+    Layers with backend 'auto' get 'sdpa', whatever 'auto' means elsewhere.
+
+    Returns:
+        The backends of the layers, each once.
+
+    Raises:
+        UsageError: A layer asks by name for another.
+    """
+    found = set()
+    for name, layer in model.named_modules():
+        backend = getattr(layer, 'attn_backend', None)
+        if backend == 'auto':
+            backend = layer.attn_backend = BACKEND
+        if backend not in (None, *PORTABLE):
+            raise UsageError(
+                "an exported graph holds PyTorch's own ops alone, so its "
+                f'attention is {" or ".join(PORTABLE)}; {name} asks for '
+                f'{backend!r}; add '
+                '--cfg-options model.backbone.attn_backend=auto'
+            )
+        found.add(backend)
+    return tuple(sorted(found - {None}))
+
+
+def size_step(backbone: nn.Module) -> int:
+    """Sides whose multiples need no padding anywhere, in pixels.
+
+    At these sizes, and at no others, H and W can be left open: where S does
+    not divide a map, the graph depends on the remainder.
+
+    Raises:
+        UsageError: There is none.
+    """
+    step = 32
+    if not isinstance(backbone, BiFormer):
+        raise UsageError(
+            f'--dynamic-size is for BiFormer backbones; got {type(backbone).__name__}; leave it out'
+        )
+    for stage, blocks in enumerate(backbone.stages):
+        num_regions = getattr(blocks[0].attn, 'num_regions', 1)
+        if num_regions == 'auto':
+            raise UsageError(
+                '--dynamic-size needs one number of regions for all sizes; '
+                "got num_regions='auto'; leave it out"
+            )
+        side = (4 << stage) * num_regions
+        step = step * side // math.gcd(step, side)
+    return step
+
+
+def export_onnx(
+    path: FeaturePath,
+    out: str,
+    images: Tensor,
+    dynamic: Dynamic = Dynamic(),
+    half: bool = False,
+    force: bool = False,
+) -> Tuple['ModelProto', Agreement]:
+    """Export to an ONNX file, which appears if onnxruntime computes from it
+    what PyTorch computes.
+
+    Args:
+        path: What to export; its backends become portable.
+        out: File to write.
+        images: Normalised images of the size exported for, (n, 3, H, W), with
+            which to check.
+        dynamic: Axes to leave open.
+        half: Weights and arithmetic in float16; input and outputs stay in
+            float32.
+        force: Overwrite a file that exists.
+
+    Returns:
+        What was written; and how far it agrees with PyTorch.
+
+    Raises:
+        UsageError: It cannot be exported, or does not compute the same.
+    """
+    require_packages()
+    import onnx
+
+    check_target(out, images.shape[2:], force)
+    pin_backend(path)
+    step = 1
+    if dynamic.size:
+        step = size_step(getattr(path.network, 'backbone', path.network))
+        _check_multiple(images, step)
+    model = _to_onnx(HalfPath(path) if half else path, path.names, images, dynamic, step)
+
+    try:
+        with whole_file(out) as temporary:
+            onnx.save(model, temporary)
+            onnx.checker.check_model(temporary, full_check=True)
+            batches = _batches(images, dynamic, step)
+            agreement = compare(path, temporary, batches, FP16 if half else FP32)
+    except OSError as error:
+        raise UsageError(
+            f'{out} cannot be written: {error}; free its disk or give another path'
+        ) from error
+    return model, agreement
+
+
+def check_target(out: str, shape: Sequence[int], force: bool) -> None:
+    """Raise UsageError unless a file of such images can be written."""
+    if not all(MIN_SIDE <= side <= _MAX_SIDE for side in shape):
+        raise UsageError(
+            f'--shape must be at least {MIN_SIDE} x {MIN_SIDE} '
+            f'and at most {_MAX_SIDE} x {_MAX_SIDE}; got '
+            f'{tuple(shape)}'
+        )
+    if osp.exists(out) and not osp.isdir(out) and not force:
+        raise UsageError(f'{out} exists; add --force to overwrite it')
+    check_writable('--out', out)
+
+
+def require_packages() -> None:
+    """Raise UsageError unless PyTorch can export and the result be run."""
+    if digit_version(torch.__version__) < digit_version(_TORCH):
+        raise UsageError(
+            f'export to ONNX needs PyTorch {_TORCH} or later; '
+            f'got {torch.__version__}; export with a newer one'
+        )
+    missing = [name for name in _PACKAGES if not find_spec(name)]
+    if missing:
+        raise UsageError(
+            f'export to ONNX needs {", ".join(_PACKAGES)}; missing: '
+            f"{', '.join(missing)}; pip install -e '.[optional]'"
+        )
+
+
+def _to_onnx(
+    path: nn.Module, names: Tuple[str, ...], images: Tensor, dynamic: Dynamic, step: int
+) -> 'ModelProto':
+    from torch.export import Dim
+
+    axes = {}
+    if dynamic.batch:
+        axes[0] = Dim('batch', min=1)
+    if dynamic.size:
+        axes[2], axes[3] = step * Dim('h', min=2), step * Dim('w', min=2)
+    shape = (_BATCH if dynamic.batch else 1, *images.shape[1:])
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # about the exporter's own code
+            program = torch.export.export(
+                path, (torch.zeros(shape),), dynamic_shapes={INPUT: axes} if axes else None
+            )
+            model = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=list(names),
+            ).model_proto
+    except Exception as error:  # of many kinds, none of them declared
+        raise UsageError(
+            f'PyTorch {torch.__version__} cannot export this model '
+            f'({_first_cause(error)}); export without --dynamic-size, or '
+            '--backbone alone'
+        ) from error
+    foreign = {node.domain for node in model.graph.node} - {''}
+    if foreign or model.functions:
+        raise UsageError(
+            "a file of this export holds ONNX's own operators "
+            f'alone; got operators of {sorted(foreign)}; report '
+            'it with the config'
+        )
+    _clean(model)
+    return model
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = str(error).strip().partition('\n')[0]
+    return f'{type(error).__name__}: {line[:200]}'
+
+
+def _clean(model: 'ModelProto') -> None:
+    """Name the open axes, and drop the exporter's notes: paths of sources."""
+    graph = model.graph
+    symbols = {}
+    for axis, name in ((0, 'batch'), (2, 'h'), (3, 'w')):
+        size = graph.input[0].type.tensor_type.shape.dim[axis].dim_param
+        symbols.update((s, name) for s in re.findall(r's\d+', size))
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r's\d+', lambda s: symbols.get(s[0], s[0]), dim.dim_param)
+    del graph.value_info[:]
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.ClearField('doc_string')
+
+
+def _check_multiple(images: Tensor, step: int) -> None:
+    """Raise UsageError unless H and W are multiples, of 2 or more."""
+    size = tuple(images.shape[2:])
+    good = tuple(step * max(2, round(x / step)) for x in size)
+    if size != good:
+        raise UsageError(
+            f'--dynamic-size needs --shape in multiples of {step}, where its '
+            f'regions divide every map, and of at least {2 * step}; got '
+            f'{size[0]} {size[1]}; take --shape {good[0]} {good[1]}'
+        )
+
+
+def _batches(images: Tensor, dynamic: Dynamic, step: int) -> Iterator[Tensor]:
+    """The inputs to check with: batches and sizes that tracing did not see."""
+    if not dynamic.batch:
+        yield from images.split(1)
+    else:
+        yield images[:1]
+        yield images[torch.arange(3) % len(images)]
+    if dynamic.size:
+        height, width = images.shape[2:]
+        yield nn.functional.interpolate(images[:1], (height - step, width + step), mode='bilinear')

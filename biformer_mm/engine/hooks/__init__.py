@@ -1,0 +1,1 @@
+"""Hooks that tools/train.py adds to a run."""

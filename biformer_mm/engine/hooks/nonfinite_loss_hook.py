@@ -1,0 +1,162 @@
+"""Losses that are nan or infinite: what to do, and where they come from."""
+
+from contextlib import nullcontext
+from typing import Any, Dict, List
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from biformer_mm.models.compiling import eagerly
+from biformer_mm.ops.validation import whole
+from biformer_mm.utils.errors import UsageError
+
+
+@HOOKS.register_module()
+class NonFiniteLossHook(Hook):
+    """Looks at each loss before the weights are changed by it.
+
+    A loss that is nan or infinite never reaches the optimiser. The run stops,
+    or passes the batch over, and says in which iteration, on which files, and
+    which module came up with it first. An overflow that the gradient scaler of
+    mixed precision meets and corrects is none: the loss itself is finite.
+    tools/train.py adds it.
+
+    Args:
+        max_skips: How many batches of a run to pass over, before it stops.
+            Running statistics of norms are then put back, too.
+
+    Raises:
+        ValueError: ``max_skips`` is no integer of at least 0.
+    """
+
+    def __init__(self, max_skips: int = 0) -> None:
+        self.max_skips = whole('max_skips', max_skips, 0)
+        self.skipped = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Step between the loss and the optimiser."""
+        update = runner.optim_wrapper.update_params
+
+        def update_if_finite(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            if _all_finite(loss):
+                update(loss, *args, **kwargs)
+            else:
+                self._stop_or_skip(runner)
+
+        runner.optim_wrapper.update_params = update_if_finite
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Keep what is needed if this batch's loss is not finite."""
+        self._batch = data_batch
+        if self.max_skips:
+            self._buffers = [(b, b.clone()) for b in _unwrap(runner.model).buffers()]
+
+    def _stop_or_skip(self, runner: Runner) -> None:
+        self.skipped += 1
+        model, wrapper = _unwrap(runner.model), runner.optim_wrapper
+        with (
+            wrapper.optim_context(model)  # the precision of --amp
+            if isinstance(wrapper, OptimWrapper)
+            else nullcontext()
+        ):
+            origin = find_origin(model, self._batch)
+        text = (
+            f'the loss of iteration {runner.iter + 1} is not finite; '
+            f'files: {", ".join(file_names(self._batch)) or "unnamed"}; '
+            f'{origin}'
+        )
+        if self.skipped > self.max_skips:
+            before = f'; {self.max_skips} before it were passed over' if self.max_skips else ''
+            raise UsageError(
+                f'{text}{before}; look at these files, lower the '
+                'rate or clip gradients, and go on from the '
+                'last checkpoint with --resume'
+            )
+        with torch.no_grad():
+            for buffer, value in self._buffers:
+                buffer.copy_(value)
+        runner.logger.warning(f'{text}; passed over, {self.skipped} of at most {self.max_skips}')
+
+
+def file_names(batch: Any) -> List[str]:
+    """Paths of a batch's images, as far as it knows them."""
+    samples = batch.get('data_samples') if isinstance(batch, dict) else None
+    paths = (getattr(sample, 'img_path', None) for sample in samples or ())
+    return [path for path in paths if path]
+
+
+@torch.no_grad()
+def find_origin(model: nn.Module, batch: Dict) -> str:
+    """Say which module of a model comes up first with nan or infinity.
+
+    The batch is run again; modules with random parts may then do otherwise.
+    Whatever is found, it is run to the end: the other processes of a
+    distributed run wait in layers that gather from all, such as SyncBN.
+
+    Args:
+        model: A whole model of OpenMMLab, in training mode.
+        batch: As its data loader gave it.
+    """
+    for name, param in model.named_parameters():
+        if not param.isfinite().all():
+            return f'weights are not finite already, first {name}'
+    found: List[str] = []
+
+    def look(name: str):
+
+        def hook(module: nn.Module, args: Any, out: Any) -> None:
+            if not found and not all(x.isfinite().all() for x in _tensors(out)):
+                kind = type(module).__name__
+                found.append(f'{name or "the model"} ({kind})')
+
+        return hook
+
+    hooks = [module.register_forward_hook(look(name)) for name, module in model.named_modules()]
+    try:
+        data = model.data_preprocessor(batch, True)
+        bad = any(not x.isfinite().all() for x in _tensors(data))
+        with eagerly():
+            losses = model(**data, mode='loss')
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if bad:
+        return 'the images are not finite already'
+    if found and found[0] != f'the model ({type(model).__name__})':
+        return f'first in {found[0]}'
+    names = [
+        name for name, loss in losses.items() if not all(x.isfinite().all() for x in _tensors(loss))
+    ]
+    if names:
+        return f'first in the loss, {", ".join(names)}'
+    return 'not so when the batch is run again'
+
+
+def _all_finite(loss: Tensor) -> bool:
+    """Whether the loss is finite, in all processes of a distributed run."""
+    finite = loss.detach().isfinite().all()
+    if get_world_size() > 1:
+        finite = finite.int()
+        all_reduce(finite, op='min')
+    return bool(finite)
+
+
+def _tensors(value: Any) -> List[Tensor]:
+    """Floating-point tensors in nested lists and dicts."""
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return []
+    return [x for part in value for x in _tensors(part)]
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model

@@ -1,0 +1,1 @@
+"""MMEngine's runner and what prepares its config."""

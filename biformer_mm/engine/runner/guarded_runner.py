@@ -1,0 +1,204 @@
+"""MMEngine's runners, with what the tools promise beyond them."""
+
+import errno
+import logging
+from contextlib import contextmanager
+from typing import Any, Iterator, Optional, Type
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
+from torch.utils.data import DataLoader
+
+from biformer_mm.datasets.checks.guard import guard_data, naming_sources
+from biformer_mm.utils.errors import UsageError, explained
+
+from ..hooks.preemption_hook import protect_workers
+from ..hooks.whole_checkpoint_hook import find_whole_checkpoint
+from .schedule import PlannedSchedule
+from .traces import Traces
+
+_FULL = (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC))
+_STARTS = ('before_train', 'before_val', 'before_test')
+
+
+class GuardedRun:
+    """What a run of the tools does differently, for any of MMEngine's runners.
+
+    - Until the first iteration, whatever fails is a :class:`UsageError`, and a
+      run of one process leaves nothing on disk.
+    - Data sets name the file that they fail on; workers that load data stay
+      through the signals that end a run.
+    - Tests refuse weights that do not fit the model.
+    - A resumed run follows the schedule of its config.
+    - A training whose disk is full ends with one line.
+
+    Put it before the runner among the base classes.
+    """
+
+    def __init__(self, *args: Any, cfg: Config, **kwargs: Any) -> None:
+        self._traces = Traces(cfg)
+        self._started = self._tests = False
+        self._saved_schedulers: Any = None
+        self._name = cfg.filename
+        self._alone = cfg.get('launcher', 'none') == 'none'
+        with self.setting_up():
+            super().__init__(*args, cfg=cfg, **kwargs)
+
+    @contextmanager
+    def setting_up(self) -> Iterator[None]:
+        """Blame the config for what fails before the first iteration.
+
+        Raises:
+            UsageError: In place of any other error until then.
+        """
+        try:
+            yield
+        except Exception:
+            if self._started:
+                raise
+            if self._alone:
+                self._traces.remove()
+            with explained(
+                f'{self._name} must be what a run can use', 'change it, or --cfg-options'
+            ):
+                raise
+
+    def train(self) -> nn.Module:
+        """Train as MMEngine does.
+
+        Raises:
+            UsageError: The run cannot be set up, or the disk is full.
+        """
+        with self.setting_up(), self._naming_full_disk():
+            return super().train()
+
+    def test(self) -> dict:
+        """Test as MMEngine does.
+
+        Raises:
+            UsageError: The run cannot be set up, or weights do not fit.
+        """
+        self._tests = True
+        with self.setting_up():
+            return super().test()
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call all hooks, and note what the run itself needs of the event."""
+        if fn_name in _STARTS:
+            self._started = True
+        elif fn_name == 'after_load_checkpoint':
+            self._saved_schedulers = kwargs['checkpoint'].get('param_schedulers')
+        super().call_hook(fn_name, **kwargs)
+
+    def build_dataloader(self, dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
+        """Build a loader that names its files and keeps its workers."""
+        with naming_sources(dataloader):
+            loader = super().build_dataloader(dataloader, *args, **kwargs)
+        guard_data(loader.dataset, self.cfg)
+        protect_workers(loader)
+        return loader
+
+    def load_or_resume(self) -> None:
+        """Load or resume, and go on as the config says.
+
+        Raises:
+            UsageError: The checkpoint cannot be used, or goes beyond the
+                config's end.
+        """
+        planned = PlannedSchedule(self.param_schedulers)
+        with explained(
+            f'{self._load_from} must be what a run of {self._name} can load',
+            'give another one, or change the config',
+        ):
+            super().load_or_resume()
+        if not self._resume or not self._has_loaded:
+            return
+        loop = self.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        line = planned.follow(
+            self._saved_schedulers,
+            self.iter,
+            self.epoch,
+            len(loop.dataloader) if by_epoch else None,
+        )
+        if line:
+            self.logger.info(line)
+        if by_epoch:
+            self._check_what_is_left('epochs', loop.epoch, loop.max_epochs)
+        else:
+            self._check_what_is_left('iters', loop.iter, loop.max_iters)
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
+        """Load weights; in a test, of the whole model and nothing else.
+
+        Raises:
+            UsageError: Keys are foreign, missing or wrongly shaped; all are
+                named.
+        """
+        if self._tests:
+            kwargs.setdefault('strict', True)
+        try:
+            return super().load_checkpoint(filename, *args, **kwargs)
+        except RuntimeError as error:
+            if not self._tests:
+                raise
+            said = ' '.join(str(error).split())  # in one line
+            raise UsageError(f"{filename} does not fit the config's model: {said}") from error
+
+    def _check_what_is_left(self, unit: str, done: int, end: int) -> None:
+        state = f'{done} {unit} are done, and train_cfg.max_{unit} is {end}'
+        if done > end:
+            raise UsageError(
+                f'nothing is left to train: {state}; raise it, or resume an earlier checkpoint'
+            )
+        if done == end:
+            self.logger.warning(f'Nothing is left to train: {state}.')
+
+    @contextmanager
+    def _naming_full_disk(self) -> Iterator[None]:
+        """Say in one line that the disk, or a quota, is full.
+
+        Raises:
+            UsageError: In place of an OSError that means it.
+        """
+        for handler in self.logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handleError = _raise
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            kept = find_whole_checkpoint(self.work_dir)
+            raise UsageError(
+                f'{error.filename or self.work_dir} cannot be written '
+                f'({error.strerror}); the last whole checkpoint is '
+                f'{kept or "none"}; free space and go on with '
+                '--resume'
+            ) from error
+
+
+def _raise(record: Any) -> None:
+    """In place of logging's own way with errors: to print each one's traceback
+    and go on.
+    """
+    raise
+
+
+def guarded(kind: Any, scope: Optional[str] = None) -> Type[GuardedRun]:
+    """A runner class with :class:`GuardedRun` before it.
+
+    Args:
+        kind: A config's ``runner_type``: a name or a class.
+        scope: The config's ``default_scope``.
+
+    Raises:
+        KeyError: There is no runner of that name.
+    """
+    with RUNNERS.switch_scope_and_registry(scope) as registry:
+        base = registry.get(kind) if isinstance(kind, str) else kind
+    if base is None:
+        raise KeyError(f'{kind} is not the name of a runner')
+    return type(f'Guarded{base.__name__}', (GuardedRun, base), {})

@@ -1,0 +1,1 @@
+"""BiFormer, the backbone."""

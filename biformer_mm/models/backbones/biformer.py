@@ -1,0 +1,319 @@
+"""BiFormer as an OpenMMLab backbone (paper section 3.4).
+
+Shapes: N batch, H x W map, C channels, S regions per side, k routed regions.
+"""
+
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from biformer_mm.ops.validation import flag, number, whole
+from biformer_mm.utils.config_types import is_pretrained
+
+from ..compiling import compile_each
+from ..layers.attention import PADDINGS, BiLevelRoutingAttention, FullAttention
+from ..layers.basic import MLP, DepthwiseConv, DropPath, LayerNorm, add_conv, add_norm, build_norm
+from ..mmengine_compat import BaseModule, register
+from .arch import ARCHS, STEMS, parse_arch, parse_num_regions, parse_outputs
+
+LN_EPS = 1e-6
+MIN_SIDE = 32  # of images, in pixels: the stride of the last stage
+
+
+class BiFormerBlock(nn.Module):
+    """Position convolution, attention and MLP, each with a residual.
+
+    Args:
+        channels: Channels, C.
+        attn: Attention, NHWC in and out.
+        mlp_ratio: Hidden over outer channels of the MLP.
+        pos_conv: Whether the 3x3 depth-wise position convolution is there.
+        drop_path_rate: Stochastic-depth rate of attention and MLP.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        attn: nn.Module,
+        mlp_ratio: float,
+        pos_conv: bool,
+        drop_path_rate: float,
+    ) -> None:
+        super().__init__()
+        self.pos_conv = DepthwiseConv(channels, 3) if pos_conv else None
+        self.norm1 = LayerNorm(channels, eps=LN_EPS)
+        self.attn = attn
+        self.norm2 = LayerNorm(channels, eps=LN_EPS)
+        self.mlp = MLP(channels, int(channels * mlp_ratio))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H, W, C)."""
+        if self.pos_conv is not None:
+            x = add_conv(self.pos_conv, x, added=x)
+        attended = self.drop_path(self.attn(self.norm1(x)))
+        x, normed = add_norm(self.norm2, x, attended)
+        return x + self.drop_path(self.mlp(normed))
+
+
+@register
+class BiFormer(BaseModule):
+    """BiFormer for classification, detection and segmentation.
+
+    Args:
+        arch: 'tiny', 'small', 'base' or 'stl' (the Swin-T layout), or a dict
+            with exactly the keys of :attr:`arch_zoo`'s entries, or with one
+            of its names as 'base' and the keys in which it differs:
+            ``embed_dims``, ``depths`` and ``topks`` (one per stage; a
+            ``topks`` entry None is full attention), ``mlp_ratio``,
+            ``head_dim``, ``stem`` ('conv' or 'patch', which also names the
+            downsampling) and ``pos_conv``.
+        num_regions: Regions per side S, one for all stages or one per stage.
+            The paper uses 7 for classification, 8 for segmentation and 16 for
+            detection. 'auto' chooses S for each map, near equation 9's
+            optimum, so that the cost grows as (H*W)**(4/3). Weights do not
+            depend on it.
+        topks: Replaces the ``topks`` of ``arch``.
+        padding: 'legacy' or 'masked', see :class:`BiLevelRoutingAttention`.
+        in_channels: Channels of the image.
+        out_indices: Stages, 0 to 3, whose maps are returned.
+        out_norm: 'LN', a LayerNorm on each returned map (dense prediction);
+            'BN', a batch norm on the last one (classifier); or None.
+        drop_path_rate: Stochastic-depth rate of the last block; it rises
+            linearly from 0 over all blocks.
+        norm_cfg: Norm layers of stem and downsampling, and of ``out_norm``
+            'BN'; type 'BN' or 'SyncBN'.
+        norm_eval: Keep batch norms on their running statistics in training.
+        frozen_stages: Freeze the stem (0), or the stem and the first n stages
+            with their downsampling (n). -1 freezes nothing. The output norms
+            are never frozen, as ImageNet weights do not have them.
+        with_cp: Recompute the blocks' activations in the backward pass to save
+            memory.
+        attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.
+        init_cfg: MMEngine's initialisation config. Type 'Pretrained' takes
+            released and own checkpoints, see
+            :func:`biformer_mm.checkpoint.load_pretrained`.
+
+    Raises:
+        ValueError: An argument breaks a rule above; the message names it.
+    """
+
+    arch_zoo = ARCHS
+    _blocks_compiled = False
+
+    def __init__(
+        self,
+        arch: Union[str, Dict] = 'small',
+        num_regions: Union[int, str, Sequence[Union[int, str]]] = 7,
+        topks: Optional[Sequence[Optional[int]]] = None,
+        padding: str = 'legacy',
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: Optional[str] = 'LN',
+        drop_path_rate: float = 0.0,
+        norm_cfg: Dict = dict(type='BN'),
+        norm_eval: bool = False,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        attn_backend: str = 'auto',
+        init_cfg: Optional[Dict] = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if not isinstance(init_cfg, (dict, type(None))):
+            raise ValueError(f'init_cfg must be one dict or None; got {init_cfg}')
+        arch = parse_arch(arch, topks)
+        dims, depths = arch['embed_dims'], arch['depths']
+        num_stages = len(depths)
+        num_regions = parse_num_regions(num_regions, num_stages)
+        out_indices = parse_outputs(out_indices, out_norm, num_stages)
+        in_channels = whole('in_channels', in_channels, 1)
+        frozen_stages = whole('frozen_stages', frozen_stages)
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(
+                f'frozen_stages must be between -1 (none) and {num_stages}; got {frozen_stages}'
+            )
+        if not 0 <= number('drop_path_rate', drop_path_rate) < 1:
+            raise ValueError(f'drop_path_rate must be in [0, 1); got {drop_path_rate}')
+        if padding not in PADDINGS:
+            raise ValueError(f'padding must be one of {PADDINGS}; got {padding!r}')
+        flag('norm_eval', norm_eval)
+        flag('with_cp', with_cp)
+
+        self.in_channels = in_channels
+        self.out_indices = out_indices
+        self.norm_eval = norm_eval
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+
+        make_stem, make_downsample = STEMS[arch['stem']]
+        self.stem = make_stem(in_channels, dims[0], norm_cfg)
+        self.downsamples = nn.ModuleList(
+            make_downsample(before, after, norm_cfg) for before, after in zip(dims[:-1], dims[1:])
+        )
+
+        # On the CPU: their values are needed even where weights have none.
+        drop_rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
+
+        def make_block(stage: int) -> BiFormerBlock:
+            channels, topk = dims[stage], arch['topks'][stage]
+            if topk is None:
+                attn = FullAttention(channels, attn_backend=attn_backend)
+            else:
+                attn = BiLevelRoutingAttention(
+                    channels,
+                    channels // arch['head_dim'],
+                    num_regions[stage],
+                    topk,
+                    padding,
+                    attn_backend,
+                )
+            return BiFormerBlock(
+                channels, attn, arch['mlp_ratio'], arch['pos_conv'], next(drop_rates)
+            )
+
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(make_block(stage) for _ in range(depth)))
+            for stage, depth in enumerate(depths)
+        )
+
+        self.out_norms = nn.ModuleDict()
+        if out_norm == 'LN':
+            for i in self.out_indices:
+                self.out_norms[str(i)] = nn.LayerNorm(dims[i], eps=LN_EPS)
+        elif out_norm == 'BN':
+            self.out_norms[str(num_stages - 1)] = build_norm(norm_cfg, dims[-1])
+
+        self.apply(init_linear)
+        self._freeze()
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; see MMEngine's ``BaseModule``.
+
+        Raises:
+            ValueError: A pretrained checkpoint does not fit; see
+                :func:`biformer_mm.checkpoint.load_pretrained`.
+        """
+        if not is_pretrained(self.init_cfg):
+            super().init_weights()
+            return
+        from biformer_mm.checkpoint import load_pretrained  # needs MMEngine
+
+        options = {k: v for k, v in self.init_cfg.items() if k != 'type'}
+        load_pretrained(self, **options)
+        self.is_init = True
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Compute the maps of the stages in ``out_indices``.
+
+        Args:
+            x: Images, (N, ``in_channels``, H, W), at least 32 x 32.
+
+        Returns:
+            One (N, C_i, H_i, W_i) map per output, in the memory format of
+            ``x``. H_i is H over the stage's stride 4, 8, 16 or 32, rounded up
+            ('conv' stem) or down ('patch' stem).
+
+        Raises:
+            ValueError: ``x`` is no floating-point tensor, has another rank or
+                channel count, or is smaller. PyTorch's, where a batch norm
+                that takes its statistics from the batch sees one pixel (one
+                image, a last map of 1 x 1), or 'SyncBN' trains on a CPU.
+            RuntimeError: PyTorch's, where dtype or device of ``x`` are not
+                the weights'.
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise ValueError(
+                f'the input must be a floating-point tensor; got {getattr(x, "dtype", type(x))}'
+            )
+        if x.dim() != 4 or x.shape[1] != self.in_channels or (min(x.shape[2:]) < MIN_SIDE):
+            raise ValueError(
+                f'the input must be (N, {self.in_channels}, H, W) with H and '
+                f'W at least {MIN_SIDE}; got {tuple(x.shape)}'
+            )
+        channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        outs = []
+        for i in range(len(self.stages)):
+            x = self._run_stage(i, x)
+            if i in self.out_indices:
+                out = self._normalize(i, x)
+                outs.append(out.contiguous(memory_format=memory_format))
+        return tuple(outs)
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile each block by itself, in place; equal ones share a graph.
+
+        Blocks are equal if they differ in weights and stochastic-depth rate
+        only. Names in the state dict stay the same. See
+        :func:`biformer_mm.models.compiling.compile_each`.
+
+        Args:
+            options: Of :func:`torch.compile`.
+
+        Raises:
+            RuntimeError: PyTorch is older than 2.6.
+        """
+        blocks = [block for stage in self.stages for block in stage]
+        compile_each(blocks, **options)
+        self._blocks_compiled = True
+        if any(block.drop_path.rate for block in blocks):
+            for block in blocks:
+                block.drop_path.share_graph(block.norm1.weight.device)
+
+    def train(self, mode: bool = True) -> 'BiFormer':
+        """Switch modes; frozen stages and, on request, batch norms stay."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        frozen = [
+            self.stem,
+            *self.downsamples[: max(self.frozen_stages - 1, 0)],
+            *self.stages[: self.frozen_stages],
+        ]
+        for module in frozen:
+            module.eval().requires_grad_(False)
+
+    def _run_stage(self, stage: int, x: Tensor) -> Tensor:
+        """The stage before's map, or images, (N, C, H, W) -> this stage's."""
+        x = self.downsamples[stage - 1](x) if stage > 0 else self.stem(x)
+        x = x.permute(0, 2, 3, 1).contiguous()
+        if self._blocks_compiled:  # a view would need a graph of its own
+            x = torch.ops.aten._unsafe_view(x, x.shape)
+        for block in self.stages[stage]:
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x.permute(0, 3, 1, 2)
+
+    def _normalize(self, stage: int, x: Tensor) -> Tensor:
+        """Apply a stage's output norm, if it has one, to its NCHW map."""
+        if str(stage) not in self.out_norms:
+            return x
+        norm = self.out_norms[str(stage)]
+        if isinstance(norm, nn.LayerNorm):
+            return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return norm(x)
+
+
+def init_linear(module: nn.Module) -> None:
+    """Initialise a linear layer as BiFormer's are.
+
+    The authors truncate the normal at 100 deviations, where it has nothing
+    left. PyTorch's trunc_normal_ would put single weights of 2.0 there: in
+    float32 its inverse error function becomes infinite (pytorch #155588).
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,245 @@
+"""The two attentions of BiFormer, NHWC in and out.
+
+Shapes: N batch, H x W map, C channels, S regions per side, k routed regions,
+m heads.
+"""
+
+from typing import Any, Dict, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+
+from biformer_mm.ops import (
+    auto_num_regions,
+    fused,
+    merge,
+    pad_to_regions,
+    partition,
+    region_attention,
+    routing_index,
+)
+from biformer_mm.ops.backends.block_reference import lce_values
+from biformer_mm.ops.dispatch import check_backend_name, resolve_backend
+from biformer_mm.ops.validation import whole
+
+from ..mmengine_compat import register
+from .basic import DepthwiseConv, add_conv, is_plain
+
+PADDINGS = ('legacy', 'masked')
+LCE_SIZE = 5  # of local context enhancement, in tokens
+
+
+@register
+class BiLevelRoutingAttention(nn.Module):
+    """Bi-level routing attention, BRA (paper section 3.2).
+
+    Each query attends to all tokens of the k regions whose descriptors match
+    its own region's best; a depth-wise convolution of the values (LCE, local
+    context enhancement) is added before the output projection.
+
+    Args:
+        embed_dims: Channels, C.
+        num_heads: Heads, m.
+        num_regions: Regions per side, S. 'auto' chooses it for each size of
+            map, near equation 9; see
+            :func:`biformer_mm.ops.auto_num_regions`.
+        topk: Routed regions per region, k.
+        padding: What completes a map whose size S does not divide. 'legacy',
+            as in the released weights: zeros are appended to the layer's input
+            and from there on count as tokens. 'masked': no token outside the
+            map exists, be it for routing, attention or LCE.
+        attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.
+
+    Raises:
+        ValueError: A number is no integer or less than 1, ``num_heads`` does
+            not divide ``embed_dims``, ``topk`` is more than S*S, or
+            ``padding`` or ``attn_backend`` is unknown.
+
+    Note:
+        The softmax scale is C**-0.5, not (C/m)**-0.5 as usual: the released
+        weights were trained so.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        num_regions: Union[int, str],
+        topk: int,
+        padding: str = 'legacy',
+        attn_backend: str = 'auto',
+    ) -> None:
+        super().__init__()
+        embed_dims, num_heads = _check_heads(embed_dims, num_heads)
+        if not isinstance(num_regions, str):
+            num_regions = whole('num_regions', num_regions, 1)
+        elif num_regions != 'auto':
+            raise ValueError(f"num_regions must be an integer or 'auto'; got {num_regions!r}")
+        topk = whole('topk', topk)
+        if topk < 1 or num_regions != 'auto' and topk > num_regions**2:
+            raise ValueError(
+                'topk must be between 1 and the number of regions, '
+                f'num_regions**2; got {topk=} with {num_regions=} (None '
+                'stands for full attention)'
+            )
+        if padding not in PADDINGS:
+            raise ValueError(f'padding must be one of {PADDINGS}; got {padding!r}')
+        check_backend_name(attn_backend)
+        self.num_heads = num_heads
+        self.num_regions = num_regions
+        self.topk = topk
+        self.padding = padding
+        self.attn_backend = attn_backend
+        self.embed_dims = embed_dims
+
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.lce = DepthwiseConv(embed_dims, LCE_SIZE)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    @property
+    def scale(self) -> float:
+        """Of the softmax; no attribute, as torch.compile would take floats
+        that differ between layers for inputs.
+        """
+        return self.embed_dims**-0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (N, H, W, C), any H and W.
+
+        Returns:
+            (N, H, W, C).
+        """
+        height, width = size = tuple(x.shape[1:3])
+        masked = self.padding == 'masked'
+        qkv = self.project(x)
+        inputs = self.attention_inputs(qkv, size)
+        backend = resolve_backend(self.attn_backend, inputs['query'], self.num_heads)
+        if backend == 'triton' and x.shape[0] and is_plain(self.lce, DepthwiseConv):
+            out = fused.attention_with_lce(
+                qkv,
+                self.lce.weight,
+                self.lce.bias,
+                inputs['region_index'],
+                inputs['query'].shape[1],
+                self.num_heads,
+                self.scale,
+                height,
+                width,
+                masked,
+            )
+            return self.proj(out)
+        out = merge(region_attention(**inputs, backend=backend))
+        value = lce_values(merge(inputs['value']), self.lce.weight, height, width, masked)
+        return self.proj(add_conv(self.lce, value, out[:, :height, :width]))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of a map, padded to whole regions.
+
+        Args:
+            x: As :meth:`forward` takes it.
+
+        Returns:
+            (N, S*ceil(H/S), S*ceil(W/S), 3*C).
+        """
+        return self.qkv(pad_to_regions(x, self._regions_of(*x.shape[1:3])))
+
+    def attention_inputs(self, qkv: Tensor, size: Tuple[int, int]) -> Dict[str, Any]:
+        """Cut into regions, and route.
+
+        Args:
+            qkv: Of :meth:`project`.
+            size: H and W of the map without its padding.
+
+        Returns:
+            The arguments of :func:`biformer_mm.ops.region_attention`, by name.
+        """
+        num_regions = self._regions_of(*size)
+        # One question to a compiler, not two.
+        padded = qkv.shape[1] + qkv.shape[2] != size[0] + size[1]
+        masked = padded and self.padding == 'masked'
+        query, key, value = (partition(x, num_regions) for x in qkv.chunk(3, dim=-1))
+        return dict(
+            query=query,
+            key=key,
+            value=value,
+            region_index=routing_index(query, key, self.topk, size if masked else None),
+            num_heads=self.num_heads,
+            scale=self.scale,
+            valid_size=size if padded else None,
+            attend_padding=not masked,
+        )
+
+    def _regions_of(self, height: int, width: int) -> int:
+        if self.num_regions == 'auto':
+            return auto_num_regions(height, width, self.embed_dims, self.topk)
+        return self.num_regions
+
+
+class FullAttention(nn.Module):
+    """Attention of all tokens to all, with LCE: BiFormer's last stage.
+
+    Unlike :class:`BiLevelRoutingAttention` it has no bias on queries, keys and
+    values, the usual softmax scale (C/m)**-0.5, and its LCE convolves the
+    layer's input. All of it is fixed by the released weights.
+
+    Args:
+        embed_dims: Channels, C.
+        num_heads: Heads, m.
+        attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.
+
+    Raises:
+        ValueError: A number is no integer or less than 1, ``num_heads`` does
+            not divide ``embed_dims``, or ``attn_backend`` is unknown.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int = 8, attn_backend: str = 'auto') -> None:
+        super().__init__()
+        embed_dims, num_heads = _check_heads(embed_dims, num_heads)
+        check_backend_name(attn_backend)
+        self.num_heads = num_heads
+        self.attn_backend = attn_backend
+        self.embed_dims = embed_dims
+
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=False)
+        self.lce = DepthwiseConv(embed_dims, LCE_SIZE)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    @property
+    def scale(self) -> float:
+        """Of the softmax; see :attr:`BiLevelRoutingAttention.scale`."""
+        return (self.embed_dims // self.num_heads) ** -0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: (N, H, W, C) -> (N, H, W, C), any H and W."""
+        inputs = self.attention_inputs(self.project(x), tuple(x.shape[1:3]))
+        out = region_attention(**inputs, backend=self.attn_backend)
+        return self.proj(add_conv(self.lce, x, merge(out)))
+
+    def project(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> queries, keys and values, (N, H, W, 3*C)."""
+        return self.qkv(x)
+
+    def attention_inputs(self, qkv: Tensor, size: Tuple[int, int]) -> Dict[str, Any]:
+        """See :meth:`BiLevelRoutingAttention.attention_inputs`."""
+        query, key, value = partition(qkv, num_regions=1).chunk(3, dim=-1)
+        return dict(
+            query=query,
+            key=key,
+            value=value,
+            region_index=torch.zeros(qkv.shape[0], 1, 1, dtype=torch.long, device=qkv.device),
+            num_heads=self.num_heads,
+            scale=self.scale,
+        )
+
+
+def _check_heads(embed_dims: int, num_heads: int) -> Tuple[int, int]:
+    embed_dims = whole('embed_dims', embed_dims)
+    num_heads = whole('num_heads', num_heads)
+    if min(embed_dims, num_heads) < 1 or embed_dims % num_heads:
+        raise ValueError(
+            f'embed_dims must be a multiple of num_heads; got {embed_dims=} and {num_heads=}'
+        )
+    return embed_dims, num_heads

@@ -1,0 +1,278 @@
+"""Stems, downsampling, convolutions, MLP and stochastic depth."""
+
+from typing import Dict, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+from biformer_mm.ops import fused
+from biformer_mm.ops.validation import flag, number
+
+_NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
+_NORM_OPTIONS = ('eps', 'momentum', 'affine', 'track_running_stats')
+
+
+def build_norm(norm_cfg: Dict, channels: int) -> nn.Module:
+    """Build a normalisation of NCHW maps from an OpenMMLab ``norm_cfg``.
+
+    Args:
+        norm_cfg: ``type``, 'BN' or 'SyncBN'; ``requires_grad``, whether its
+            weights are trained (default True); ``eps``, ``momentum``,
+            ``affine`` and ``track_running_stats`` go to the layer.
+        channels: Channels, C.
+
+    Raises:
+        ValueError: The type is missing, or a key or value is wrong.
+    """
+    if not isinstance(norm_cfg, dict):
+        raise ValueError(f'norm_cfg must be a dict; got {norm_cfg!r}')
+    cfg = dict(norm_cfg)
+    kind = cfg.pop('type', None)
+    if kind not in tuple(_NORMS):
+        raise ValueError(f'norm_cfg type must be one of {tuple(_NORMS)}; got {kind!r}')
+    requires_grad = cfg.pop('requires_grad', True)
+    flag('norm_cfg requires_grad', requires_grad)
+    for key, value in cfg.items():
+        if key not in _NORM_OPTIONS:
+            raise ValueError(
+                f'norm_cfg may have {_NORM_OPTIONS} beside type and requires_grad; got {key!r}'
+            )
+        if key in ('affine', 'track_running_stats'):
+            flag(f'norm_cfg {key}', value)
+        elif key == 'eps' and number('norm_cfg eps', value) <= 0:
+            raise ValueError(f'norm_cfg eps must be above 0; got {value}')
+        elif value is not None:  # no momentum: an average of all batches
+            number(f'norm_cfg {key}', value)
+    return _NORMS[kind](channels, **cfg).requires_grad_(requires_grad)
+
+
+def conv_stem(in_channels: int, channels: int, norm_cfg: Dict) -> nn.Module:
+    """Overlapped patch embedding, stride 4."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
+        build_norm(norm_cfg, channels // 2),
+        nn.GELU(),
+        nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),
+        build_norm(norm_cfg, channels),
+    )
+
+
+def conv_downsample(in_channels: int, channels: int, norm_cfg: Dict) -> nn.Module:
+    """Overlapped patch merging, stride 2."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 3, stride=2, padding=1), build_norm(norm_cfg, channels)
+    )
+
+
+def patch_stem(in_channels: int, channels: int, norm_cfg: Dict) -> nn.Module:
+    """Plain patch embedding, stride 4, as in Swin."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 4, stride=4), build_norm(norm_cfg, channels)
+    )
+
+
+def patch_downsample(in_channels: int, channels: int, norm_cfg: Dict) -> nn.Module:
+    """Plain patch merging, stride 2."""
+    return nn.Sequential(
+        build_norm(norm_cfg, in_channels), nn.Conv2d(in_channels, channels, 2, stride=2)
+    )
+
+
+def conv_nhwc(conv: nn.Module, x: Tensor) -> Tensor:
+    """Apply an NCHW layer to an NHWC map; free of copies where it is dense."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def add_conv(conv: nn.Module, x: Tensor, added: Tensor) -> Tensor:
+    """Add a :class:`DepthwiseConv` of a map to another map.
+
+    Args:
+        conv: The layer.
+        x: (N, H', W', C).
+        added: (N, H, W, C), no larger.
+
+    Returns:
+        (N, H, W, C).
+    """
+    if is_plain(conv, DepthwiseConv) and fused.depthwise_reason(x, added) is None:
+        return fused.add_depthwise(x, conv.weight, conv.bias, added)
+    height, width = added.shape[1:3]
+    return added + conv_nhwc(conv, x)[:, :height, :width]
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over the last axis; on GPUs, in the dtype of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if fused.norm_reason(x) is None:
+            return fused.layer_norm(x, self.weight, self.bias, self.eps)
+        return super().forward(x)
+
+
+def add_norm(norm: nn.Module, x: Tensor, added: Tensor) -> Tuple[Tensor, Tensor]:
+    """The sum of two maps, and a :class:`LayerNorm` of it: (..., C) each."""
+    if is_plain(norm, LayerNorm) and fused.norm_reason(x, added) is None:
+        return fused.add_layer_norm(x, added, norm.weight, norm.bias, norm.eps)
+    x = x + added
+    return x, norm(x)
+
+
+class DepthwiseConv(nn.Conv2d):
+    """Depth-wise convolution that keeps the map's size and trains on CPUs.
+
+    Args:
+        channels: Channels, C.
+        kernel_size: Odd.
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A trace would hold a function that its readers do not know.
+        if x.device.type == 'cpu' and torch.is_grad_enabled() and not torch.jit.is_tracing():
+            return _DepthwiseConv.apply(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    """oneDNN's weight gradient takes ten times as long for kernels of more
+    than three columns: it is computed three columns at a time.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx, dout: Tensor) -> Tuple[Optional[Tensor], ...]:
+        x, weight = ctx.saved_tensors
+        channels, _, size, _ = weight.shape
+        same = size // 2
+        # Under autocast the gradient is in half precision, x need not be.
+        need = ctx.needs_input_grad
+        dx = dweight = dbias = None
+        if need[0]:
+            flipped = weight.flip(2, 3).to(dout.dtype)
+            dx = F.conv2d(dout, flipped, padding=same, groups=channels)
+            dx = dx.to(x.dtype)
+        if need[1]:
+            parts = []
+            for first in range(0, size, 3):
+                columns = min(3, size - first)
+                # What these columns see of x, for all of dout's columns.
+                seen = F.pad(x.to(dout.dtype), (same - first, first + columns - 1 - same))
+                parts.append(
+                    conv2d_weight(
+                        seen, (channels, 1, size, columns), dout, padding=(same, 0), groups=channels
+                    )
+                )
+            dweight = torch.cat(parts, dim=-1).to(weight.dtype)
+        if need[2]:
+            dbias = dout.sum(dim=(0, 2, 3)).to(weight.dtype)
+        return dx, dweight, dbias
+
+
+class MLP(nn.Module):
+    """Linear, GELU, linear over the last axis.
+
+    Args:
+        channels: Channels in and out.
+        hidden_channels: Channels between.
+    """
+
+    def __init__(self, channels: int, hidden_channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden_channels)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.fc1(x)
+        if (
+            torch.is_grad_enabled()
+            and not torch.jit.is_tracing()
+            and is_plain(self.fc2, nn.Linear)
+            and is_plain(self.act, nn.GELU)
+            and self.act.approximate == 'none'
+        ):
+            return _GELULinear.apply(hidden, self.fc2.weight, self.fc2.bias)
+        return self.fc2(self.act(hidden))
+
+
+class _GELULinear(torch.autograd.Function):
+    """A linear layer of GELU that keeps GELU's input alone and computes its
+    output again in the backward pass: of a block's activations, a fifth.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(F.gelu(x), weight, bias)
+
+    @staticmethod
+    def backward(ctx, dout: Tensor) -> Tuple[Optional[Tensor], ...]:
+        x, weight = ctx.saved_tensors
+        dx = dweight = dbias = None
+        if ctx.needs_input_grad[0]:
+            dact = (dout @ weight.to(dout.dtype)).to(x.dtype)
+            dx = torch.ops.aten.gelu_backward(dact, x)
+        rows = dout.flatten(0, -2)
+        if ctx.needs_input_grad[1]:
+            act = F.gelu(x).to(dout.dtype).flatten(0, -2)
+            dweight = (rows.t() @ act).to(weight.dtype)
+        if ctx.needs_input_grad[2]:
+            dbias = rows.sum(dim=0).to(weight.dtype)
+        return dx, dweight, dbias
+
+
+def is_plain(layer: nn.Module, kind: type) -> bool:
+    """Whether a layer is what it was made as: neither replaced, wrapped nor
+    hooked.
+    """
+    return type(layer) is kind and not (
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+    )
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drop a residual branch per sample while training.
+
+    Args:
+        rate: Probability to drop, in [0, 1).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.register_buffer('keep', None, persistent=False)
+
+    def share_graph(self, device: torch.device) -> None:
+        """Let layers of all rates, 0 included, share a compiled graph.
+
+        A float would be a constant of the graph; a tensor is an input. The
+        layer then draws other random numbers.
+        """
+        self.keep = torch.tensor(1 - self.rate, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        shape = (len(x),) + (1,) * (x.dim() - 1)
+        if self.keep is not None:
+            drawn = torch.rand(shape, device=x.device)
+            return x * ((drawn < self.keep) / self.keep).to(x.dtype)
+        if self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        kept = torch.empty(shape, dtype=x.dtype, device=x.device)
+        return x * kept.bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f'rate={self.rate:.3f}'

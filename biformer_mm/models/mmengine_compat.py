@@ -1,0 +1,43 @@
+"""What the models take from MMEngine, and what stands in where it is not.
+
+Without MMEngine the models are plain PyTorch modules.
+"""
+
+from importlib.util import find_spec
+from typing import Dict, Optional
+
+from torch import nn
+
+if find_spec('mmengine'):
+    from mmengine.model import BaseModule
+    from mmengine.registry import MODELS
+
+    register = MODELS.register_module()
+else:
+
+    class BaseModule(nn.Module):
+        """MMEngine's, without initialisation by config.
+
+        Raises:
+            ModuleNotFoundError: There is an ``init_cfg``.
+        """
+
+        def __init__(self, init_cfg: Optional[Dict] = None) -> None:
+            if init_cfg is not None:
+                raise ModuleNotFoundError(
+                    'init_cfg is carried out by MMEngine, which is not '
+                    'installed: install it, or leave init_cfg out and use '
+                    f'load_state_dict; got {init_cfg=}'
+                )
+            super().__init__()
+            self.init_cfg = None
+
+        def init_weights(self) -> None:
+            """Do nothing more: the constructors have initialised."""
+
+    def register(module: type) -> type:
+        """Leave a class as it is: there is no registry."""
+        return module
+
+
+__all__ = ['BaseModule', 'register']

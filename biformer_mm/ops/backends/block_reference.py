@@ -1,0 +1,104 @@
+"""What the ops of :mod:`.fused` compute, in plain PyTorch.
+
+Shapes: N batch, H x W map, C channels, S regions per side.
+"""
+
+from typing import Tuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..region import merge, partition
+from ..tracing import is_compiling
+from .reference import region_attention
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(..., C) -> (..., C), normalised over the channels."""
+    return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def add_layer_norm(
+    x: Tensor, added: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tuple[Tensor, Tensor]:
+    """The sum of two, and the normalised sum: (..., C) each."""
+    total = x + added
+    return total, layer_norm(total, weight, bias, eps)
+
+
+def add_depthwise(x: Tensor, weight: Tensor, bias: Tensor, added: Tensor) -> Tensor:
+    """Add a depth-wise convolution of a map to another map.
+
+    Args:
+        x: (N, H', W', C); it is zero beyond.
+        weight: (C, 1, K, K), K odd.
+        bias: (C).
+        added: (N, H, W, C), no larger than ``x``.
+
+    Returns:
+        (N, H, W, C).
+    """
+    height, width = added.shape[1:3]
+    out = F.conv2d(
+        x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0]
+    )
+    return out[:, :, :height, :width].permute(0, 2, 3, 1) + added
+
+
+def attention_with_lce(
+    qkv: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    region_index: Tensor,
+    num_regions: int,
+    num_heads: int,
+    scale: float,
+    height: int,
+    width: int,
+    masked: bool,
+) -> Tensor:
+    """Routed attention and local context enhancement of its values.
+
+    Args:
+        qkv: Queries, keys and values of the padded map,
+            (N, S*ceil(H/S), S*ceil(W/S), 3*C).
+        weight, bias: Of LCE's depth-wise convolution, (C, 1, K, K) and (C).
+        region_index: (N, S*S, k), see
+            :func:`biformer_mm.ops.region_attention`.
+        num_regions: S.
+        num_heads, scale: As there.
+        height, width: H and W of the map without its padding.
+        masked: Whether no token outside the map exists. Else the padding is
+            keys, and values for LCE.
+
+    Returns:
+        (N, H, W, C).
+    """
+    padded = qkv.shape[1:3] != (height, width)
+    query, key, value = (partition(x, num_regions) for x in qkv.chunk(3, dim=-1))
+    out = region_attention(
+        query,
+        key,
+        value,
+        region_index,
+        num_heads=num_heads,
+        scale=scale,
+        valid_size=(height, width) if padded else None,
+        attend_padding=not masked,
+    )
+    return add_depthwise(
+        lce_values(merge(value), weight, height, width, masked),
+        weight,
+        bias,
+        merge(out)[:, :height, :width],
+    )
+
+
+def lce_values(value: Tensor, weight: Tensor, height: int, width: int, masked: bool) -> Tensor:
+    """The part of a padded map that LCE sees of a map of H x W: all of that
+    and, unless it is masked, the padding as far as the kernel reaches.
+    """
+    if is_compiling() and not masked:
+        return value  # whether that cuts anything would be a question
+    margin = 0 if masked else weight.shape[-1] // 2
+    return value[:, : height + margin, : width + margin]

@@ -1,0 +1,322 @@
+"""Export: torch.export, torch.jit.trace and ONNX give the eager results."""
+
+import copy
+from pathlib import Path
+
+import golden
+import pytest
+import torch
+from mmengine.utils import digit_version
+from torch import nn
+
+from biformer_mm.checkpoint import convert_state_dict
+from biformer_mm.deployment import onnx_export
+from biformer_mm.deployment.onnx_check import FP32, compare
+from biformer_mm.deployment.onnx_export import (
+    Dynamic,
+    FeaturePath,
+    export_onnx,
+    pin_backend,
+    size_step,
+)
+from biformer_mm.models import BiFormer
+from biformer_mm.ops import set_default_backend
+from biformer_mm.utils.errors import UsageError
+
+TORCH = digit_version(torch.__version__)
+needs_export = pytest.mark.skipif(digit_version('2.6') > TORCH, reason='PyTorch before 2.6')
+ARCH = dict(
+    embed_dims=(16, 32, 32, 32),
+    depths=(1, 1, 1, 1),
+    topks=(1, 2, 4, None),
+    mlp_ratio=2,
+    head_dim=16,
+    stem='conv',
+    pos_conv=True,
+)
+
+
+def make(num_regions=3, stages=4, **options):
+    torch.manual_seed(0)
+    arch = dict(ARCH, **{name: ARCH[name][-stages:] for name in ('embed_dims', 'depths', 'topks')})
+    return BiFormer(arch, num_regions=num_regions, out_indices=range(stages), **options).eval()
+
+
+def run_file(path, images):
+    """onnxruntime's outputs, as tensors."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    return [torch.from_numpy(x) for x in session.run(None, {'image': images.numpy()})]
+
+
+@pytest.fixture(scope='module')
+def onnx():
+    if digit_version('2.6') > TORCH:
+        pytest.skip('PyTorch before 2.6')
+    for package in 'onnxruntime', 'onnxscript':
+        pytest.importorskip(package)
+    return pytest.importorskip('onnx')
+
+
+@pytest.fixture(scope='module')
+def batches_file(onnx, tmp_path_factory):
+    """A backbone, its export for any batch of 40 x 56, and the file. What
+    'auto' means in this process is a fused kernel."""
+    path = str(tmp_path_factory.mktemp('onnx') / 'model.onnx')
+    model = make(padding='masked')
+    set_default_backend('cpu')
+    try:
+        written, _ = export_onnx(FeaturePath(model), path, torch.randn(1, 3, 40, 56), Dynamic(True))
+    finally:
+        set_default_backend(None)
+    return model, written, path
+
+
+@needs_export
+@pytest.mark.parametrize(
+    'backend, padding', [('sdpa', 'masked'), ('reference', 'legacy'), ('auto', 'masked')]
+)
+def test_torch_export_takes_any_batch(backend, padding):
+    model = make(padding=padding, attn_backend=backend)
+    with torch.no_grad():
+        program = torch.export.export(
+            model,
+            (torch.randn(2, 3, 40, 56),),
+            dynamic_shapes={'x': {0: torch.export.Dim('batch', min=1)}},
+        )
+        operators = {str(node.target) for node in program.graph.nodes}
+        assert not any('biformer_mm' in name for name in operators)
+        for batch in 1, 5:
+            images = torch.randn(batch, 3, 40, 56)
+            for out, expected in zip(program.module()(images), model(images)):
+                torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.parametrize('padding', ['legacy', 'masked'])
+@pytest.mark.parametrize('backend', ['sdpa', 'reference', 'auto'])
+def test_trace_is_right_at_other_sizes_and_batches(backend, padding):
+    model = make(padding=padding, attn_backend=backend)
+    with torch.no_grad():
+        trace = torch.jit.trace(model, torch.randn(2, 3, 40, 56))
+        for shape in ((1, 3, 96, 96), (3, 3, 33, 70)):
+            images = torch.randn(shape)
+            for out, expected in zip(trace(images), model(images)):
+                torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_trace_without_padding_fails_where_it_would_pad():
+    model = make(padding='masked')
+    with torch.no_grad():
+        trace = torch.jit.trace(model, torch.randn(1, 3, 96, 96))
+        images = torch.randn(2, 3, 192, 96)
+        for out, expected in zip(trace(images), model(images)):
+            torch.testing.assert_close(out, expected)
+        with pytest.raises(RuntimeError, match='multiply up to the size'):
+            trace(torch.randn(1, 3, 40, 56))
+
+
+@pytest.mark.parametrize('name', ['backbone_s8_padded', 'backbone_s16_padded'])
+def test_onnx_gives_the_golden_outputs(name, onnx, tmp_path):
+    arrays = golden.load(name)
+    model = BiFormer(golden.small_arch()[0], arrays['n_win'].item())
+    model.load_state_dict(
+        convert_state_dict(golden.section(golden.load('backbone_state'), 'state'))
+    )
+    path = tmp_path / 'new' / 'backbone.onnx'
+    export_onnx(FeaturePath(model), str(path), torch.randn(arrays['x'].shape))
+    outs = run_file(path, arrays['x'])
+    assert len(outs) == 4
+    for i, out in enumerate(outs):
+        golden.assert_close(out, arrays[f'out/{i}'], golden.OUT_RTOL, f'out/{i}')
+        assert (out - arrays[f'out/{i}']).abs().max() < 1e-4
+
+
+def test_onnx_takes_any_batch(onnx, batches_file):
+    model, written, path = batches_file
+    values = (*written.graph.input, *written.graph.output)
+    assert [v.name for v in values] == ['image', 'c2', 'c3', 'c4', 'c5']
+    for value in values:
+        assert value.type.tensor_type.shape.dim[0].dim_param == 'batch'
+    for batch in 1, 4:
+        images = torch.randn(batch, 3, 40, 56)
+        with torch.no_grad():
+            expected = model(images)
+        for out, value in zip(run_file(path, images), expected):
+            torch.testing.assert_close(out, value, rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_holds_its_own_operators_alone(onnx, batches_file):
+    model, written, _ = batches_file
+    assert {node.domain for node in written.graph.node} == {''}
+    assert [(o.domain, o.version) for o in written.opset_import] == [('', onnx_export.OPSET)]
+    assert {m.attn_backend for m in model.modules() if hasattr(m, 'attn_backend')} == {'sdpa'}
+
+
+def test_onnx_holds_no_path_of_a_source(onnx, batches_file):
+    assert b'biformer' not in Path(batches_file[2]).read_bytes()
+
+
+def test_onnx_takes_any_size_that_the_regions_divide(onnx, tmp_path):
+    import onnxruntime
+
+    model, path = make(num_regions=2, stages=3), str(tmp_path / 'model.onnx')
+    assert size_step(model) == 32
+    export_onnx(FeaturePath(model), path, torch.randn(1, 3, 64, 96), Dynamic(size=True))
+    for size in (64, 64), (160, 32), (96, 128):
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            expected = model(images)
+        for out, value in zip(run_file(path, images), expected):
+            torch.testing.assert_close(out, value, rtol=1e-4, atol=1e-5)
+    # What the file cannot know, how to pad, ends in an error.
+    with pytest.raises(Exception, match='requested shape') as error:
+        run_file(path, torch.randn(1, 3, 72, 64))
+    assert type(error.value).__module__.startswith(onnxruntime.__name__)
+
+
+def test_a_stage_of_one_region_has_nothing_to_choose(onnx, tmp_path):
+    """As in configs/ablation/biformer_stl_s8-4-2-1_in1k.py."""
+    model = BiFormer(
+        dict(ARCH, topks=(2, 2, 2, 1)), num_regions=(4, 2, 2, 1), out_indices=range(4)
+    ).eval()
+    path = str(tmp_path / 'model.onnx')
+    _, agreement = export_onnx(FeaturePath(model), path, torch.randn(1, 3, 64, 64))
+    # The regions of 16 + 4 + 4 rows were compared.
+    assert agreement.routing.rows == 24
+    assert onnx.load(path).graph.output
+
+
+def test_size_step_is_the_least_that_divides():
+    assert size_step(make(num_regions=(8, 4, 2, 1))) == 32
+    assert size_step(make(num_regions=8)) == 128
+    assert size_step(make(num_regions=7)) == 224
+    with pytest.raises(UsageError, match="num_regions='auto'"):
+        size_step(make(num_regions='auto'))
+
+
+@pytest.mark.parametrize(
+    'num_regions, message',
+    [
+        (8, r'multiples of 128, .* at least 256; got 256 300; .*--shape 256 256'),
+        ('auto', "got num_regions='auto'; leave it out"),
+    ],
+)
+def test_open_size_is_refused(num_regions, message, onnx, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        export_onnx(
+            FeaturePath(make(num_regions)),
+            str(tmp_path / 'model.onnx'),
+            torch.randn(1, 3, 256, 300),
+            Dynamic(size=True),
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_precision(onnx, tmp_path):
+    """Weights are halves, and results are as close as halves are."""
+    model, path = make(), str(tmp_path / 'model.onnx')
+    images = torch.randn(2, 3, 40, 56)
+    written, agreement = export_onnx(FeaturePath(model), path, images, Dynamic(True), half=True)
+    kinds = {tensor.data_type for tensor in written.graph.initializer if len(tensor.dims) == 4}
+    assert kinds == {onnx.TensorProto.FLOAT16}  # of convolutions
+    assert 4 * Path(path).stat().st_size < 3 * 4 * sum(p.numel() for p in model.parameters())
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert all(1e-5 < d.relative < 1e-2 for d in agreement.outputs.values())
+    for out, value in zip(run_file(path, images), model(images)):
+        assert out.dtype == torch.float32
+        assert golden.relative_error(out, value) < 1e-2
+
+
+def test_a_backend_asked_for_by_name_is_kept_or_refused():
+    assert pin_backend(make()) == ('sdpa',)
+    assert pin_backend(make(attn_backend='reference')) == ('reference',)
+    with pytest.raises(
+        UsageError,
+        match=r"stages.0.0.attn asks for 'cpu'; add --cfg-options "
+        r'model.backbone.attn_backend=auto',
+    ):
+        pin_backend(make(attn_backend='cpu'))
+
+
+@pytest.mark.parametrize('backbone, kind', [(None, 'none'), (nn.Identity(), 'Identity')])
+def test_another_backbone_alone_is_refused(backbone, kind):
+    model = nn.Module()
+    model.backbone = backbone
+    with pytest.raises(UsageError, match=f'backbone of Module is {kind}: leave it out'):
+        FeaturePath(model, backbone=True)
+
+
+def make_tied():
+    """A backbone to which all regions match all others exactly."""
+    model = make()
+    for stage in model.stages[:3]:
+        channels = stage[0].attn.proj.in_features
+        stage[0].attn.qkv.weight.data[channels : 2 * channels] = 0
+    return model
+
+
+def test_ties_resolved_otherwise_are_no_difference(onnx, tmp_path):
+    model, path = make_tied(), str(tmp_path / 'model.onnx')
+    images = torch.randn(1, 3, 96, 96)
+    _, agreement = export_onnx(FeaturePath(model), path, images)
+    # That the question arises: outputs as such are far apart.
+    expected = model(images)[-1]
+    assert golden.relative_error(run_file(path, images)[-1], expected) > 1e-3
+    assert agreement.routing.rows == 3 * 9
+    assert agreement.routing.other > 0
+    assert agreement.routing.shortfall < 1e-5
+    assert all(d.relative < 1e-5 for d in agreement.outputs.values())
+
+
+def test_other_regions_are_refused(onnx, batches_file, tmp_path):
+    model, written, path = batches_file
+    images = torch.randn(1, 3, 40, 56)
+    compare(FeaturePath(model), path, [images], FP32)
+    worst = onnx.ModelProto()
+    worst.CopyFrom(written)
+    for node in worst.graph.node:
+        if node.op_type == 'TopK':
+            kept = [a for a in node.attribute if a.name != 'largest']
+            del node.attribute[:]
+            node.attribute.extend([*kept, onnx.helper.make_attribute('largest', 0)])
+    path = str(tmp_path / 'worst.onnx')
+    onnx.save(worst, path)
+    with pytest.raises(UsageError, match='choose the regions that PyTorch'):
+        compare(FeaturePath(model), path, [images], FP32)
+
+
+@pytest.mark.parametrize('factor', [1.01, float('nan')])
+def test_other_outputs_are_refused(factor, onnx, batches_file):
+    model, _, path = batches_file
+    other = copy.deepcopy(model)
+    other.out_norms['2'].weight.data *= factor
+    with pytest.raises(UsageError, match='c4 differs by'):
+        compare(FeaturePath(other), path, [torch.randn(1, 3, 40, 56)], FP32)
+
+
+def test_what_differs_is_not_written(onnx, tmp_path, monkeypatch):
+    """Nor is anything left behind, nor an older file touched."""
+    monkeypatch.setattr(onnx_export, 'FP32', FP32._replace(output=0.0))
+    path = tmp_path / 'model.onnx'
+    path.write_text('older')
+    arguments = FeaturePath(make(stages=1)), str(path), torch.randn(1, 3, 40, 56)
+    with pytest.raises(UsageError, match='model.onnx exists; add --force'):
+        export_onnx(*arguments)
+    with pytest.raises(UsageError, match="each output must equal PyTorch's"):
+        export_onnx(*arguments, force=True)
+    assert [p.name for p in tmp_path.iterdir()] == ['model.onnx']
+    assert path.read_text() == 'older'
+
+
+def test_packages_are_asked_for(monkeypatch, tmp_path):
+    arguments = FeaturePath(make(stages=1)), str(tmp_path / 'x'), torch.randn(1, 3, 40, 56)
+    monkeypatch.setattr(torch, '__version__', '2.1.2')
+    with pytest.raises(UsageError, match='PyTorch 2.6 or later; got 2.1.2'):
+        export_onnx(*arguments)
+    monkeypatch.setattr(torch, '__version__', '2.11.0')
+    monkeypatch.setattr(onnx_export, 'find_spec', lambda name: name == 'onnx')
+    with pytest.raises(UsageError, match=r'missing: onnxruntime, onnxscript; pip install -e '):
+        export_onnx(*arguments)

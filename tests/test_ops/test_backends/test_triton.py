@@ -1,0 +1,314 @@
+"""The Triton kernels against the reference in fp64: natively on a GPU, through
+Triton's interpreter elsewhere."""
+
+import math
+import random
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import tolerances
+import torch
+from tolerances import attend
+
+from biformer_mm.ops import merge, partition, region_attention
+
+pytest.importorskip('triton', minversion='3.0')
+from biformer_mm.ops.backends import triton, triton_config  # noqa: E402
+from biformer_mm.ops.backends.triton_kernels import reciprocal  # noqa: E402
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+CORNERS = [
+    # N, Sh, Sw, h, w, heads, head dim, k, valid size, attend padding
+    (1, 2, 3, 7, 7, 2, 32, 1, None, False),  # tails of 49 tokens
+    (1, 1, 2, 13, 21, 1, 32, 2, None, False),  # 273 tokens, several tiles
+    (1, 5, 5, 2, 2, 1, 32, 16, None, False),
+    (1, 4, 4, 1, 2, 2, 16, 16, None, False),
+    (1, 1, 1, 7, 7, 2, 64, 1, None, False),  # full attention
+    (1, 3, 3, 2, 3, 1, 24, 2, None, False),  # head dim between powers of two
+    (1, 4, 4, 2, 2, 1, 16, 3, (7, 5), False),
+    (1, 4, 4, 2, 2, 1, 16, 16, (3, 8), False),  # regions without a token
+    (1, 4, 4, 1, 1, 2, 16, 2, (1, 1), False),
+    (1, 4, 4, 2, 2, 1, 16, 3, (7, 5), True),
+    (2, 3, 3, 5, 6, 1, 32, 2, (11, 13), True),
+    (1, 4, 4, 2, 2, 1, 16, 16, (3, 8), True),
+]
+
+
+def random_case(seed):
+    draw = random.Random(seed)
+    sh, sw = draw.choice([(1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (2, 2)])
+    h, w = draw.randint(1, 6), draw.randint(1, 6)
+    valid = draw.random() < 0.4
+    n, heads = draw.choice([(1, 1), (1, 1), (1, 2), (2, 1)])
+    return (
+        n,
+        sh,
+        sw,
+        h,
+        w,
+        heads,
+        draw.choice([16, 32, 64]),
+        draw.randint(1, sh * sw),
+        (draw.randint(1, sh * h), draw.randint(1, sw * w)) if valid else None,
+        draw.random() < 0.5,
+    )
+
+
+def make_inputs(case, dtype=torch.float32):
+    return tolerances.make_inputs(case, DEVICE, dtype)
+
+
+@pytest.fixture(params=['regions', 'map'])
+def way(request, monkeypatch):
+    """What queries see, whatever would be chosen."""
+    monkeypatch.setattr(triton, 'sees_map', lambda *_: request.param == 'map')
+    return request.param
+
+
+# Tokens, regions and k of BiFormer's stages; is the map seen whole?
+SEEN = [
+    (64, 49, 1, False),  # 224, S = 7
+    (16, 49, 4, False),
+    (4, 49, 16, True),
+    (49, 1, 1, False),
+    (16, 64, 16, False),  # 512, S = 8
+    (24, 256, 16, False),  # 800x1333, S = 16
+    (1, 2048, 2048, False),  # a bias of 16 MiB
+]
+
+
+@pytest.mark.parametrize('tokens, regions, topk, expected', SEEN)
+def test_chooses_what_queries_see(tokens, regions, topk, expected):
+    assert triton_config.sees_map(32, tokens, regions, topk) == expected
+    assert not triton_config.sees_map(64, tokens, regions, topk)
+
+
+@pytest.mark.parametrize('case', CORNERS)
+@pytest.mark.parametrize('dtype', triton.DTYPES)
+def test_corners(case, dtype, way):
+    if dtype == torch.bfloat16 and DEVICE == 'cpu':
+        pytest.skip("Triton's interpreter has no bf16 products")
+    tolerances.assert_within('triton', case, DEVICE, dtype)
+
+
+# 800x1333 with 16 x 16 regions, in few: tokens and k, the padding's share.
+PADDED = [
+    (1, 2, 2, 13, 21, 1, 32, 1, (18, 40)),
+    (1, 3, 3, 7, 11, 1, 32, 4, (13, 24)),
+    (1, 5, 5, 4, 6, 1, 32, 16, (14, 25)),
+]
+
+
+@pytest.mark.parametrize('attend_padding', [False, True])
+@pytest.mark.parametrize('case', PADDED)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_padding_in_half_precision(case, dtype, attend_padding):
+    if dtype == torch.bfloat16 and DEVICE == 'cpu':
+        pytest.skip("Triton's interpreter has no bf16 products")
+    tolerances.assert_within('triton', (*case, attend_padding), DEVICE, dtype)
+
+
+@pytest.fixture
+def tf32():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('high')
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize('attend_padding', [False, True])
+@pytest.mark.parametrize(
+    'case', [*PADDED, (1, 2, 2, 3, 5, 1, 64, 2, (5, 9)), (1, 2, 2, 3, 5, 1, 96, 2, (5, 9))]
+)
+def test_tf32_tiles(case, attend_padding, tf32):
+    """The interpreter's products are those of fp32, the tiles are tf32's."""
+    assert triton_config.precision_of(torch.float32) == 'tf32'
+    qkv, index, options = make_inputs((*case, attend_padding))
+    found = attend(qkv, index, options, 'triton')
+    exact = attend(qkv, index, options, 'reference', torch.float64)
+    # Tf32 has as many bits as fp16.
+    like = torch.float32 if DEVICE == 'cpu' else torch.float16
+    of_output, of_gradients = tolerances.tolerances('triton', DEVICE, like)
+    for name, value in found.items():
+        error = tolerances.relative_rms(value, exact[name])
+        assert error <= (of_output if name == 'o' else of_gradients), name
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends, 'fp32_precision'), reason='PyTorch without fp32_precision'
+)
+@pytest.mark.parametrize(
+    'setting, expected',
+    [
+        ("matmul.fp32_precision = 'tf32'", 'tf32'),
+        ("matmul.fp32_precision = 'ieee'", 'ieee'),
+        ("torch.backends.fp32_precision = 'tf32'", 'tf32'),
+        ("torch.backends.fp32_precision = 'tf32'; matmul.fp32_precision = 'ieee'", 'ieee'),
+        ("torch.set_float32_matmul_precision('high')", 'tf32'),
+        ('pass', 'ieee'),
+    ],
+)
+def test_follows_the_precision_that_is_set(setting, expected):
+    """In a process of its own: the new settings cannot all be taken back."""
+    script = (
+        'import torch; matmul = torch.backends.cuda.matmul; '
+        f'{setting}\n'
+        'from biformer_mm.ops.backends.triton_config import precision_of\n'
+        'print(precision_of(torch.float32), precision_of(torch.half))'
+    )
+    printed = subprocess.run(
+        [sys.executable, '-c', script], check=True, text=True, stdout=subprocess.PIPE
+    ).stdout
+    assert printed.split() == [expected, 'half']
+
+
+def test_follows_the_flag_of_older_pytorch(monkeypatch):
+    for allowed, expected in ((True, 'tf32'), (False, 'ieee')):
+        monkeypatch.setattr(torch.backends.cuda, 'matmul', SimpleNamespace(allow_tf32=allowed))
+        assert triton_config.precision_of(torch.float32) == expected
+
+
+def test_grid_is_of_one_dimension(monkeypatch, way):
+    """65535 is the most that a grid's y can have."""
+    grids = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return lambda *args, **kwargs: None
+
+    for name in triton_config.KERNELS:
+        monkeypatch.setattr(triton.kernels, name, Kernel())
+        monkeypatch.setattr(triton.triton_map, f'map_{name}', Kernel())
+    monkeypatch.setattr(triton.triton_map, 'map_bias', Kernel())
+    n, heads, regions = 2731, 24, 4
+    qkv = torch.zeros(1, 2, 2, 2, 3, heads * 16, device=DEVICE)
+    qkv = [qkv.expand(n, *qkv.shape[1:]).requires_grad_() for _ in range(3)]
+    index = torch.zeros(n, regions, 1, dtype=torch.long, device=DEVICE)
+    out = region_attention(*qkv, index, num_heads=heads, scale=1.0, backend='triton')
+    out.sum().backward()
+    of_attention = [(n * heads * (1 if way == 'map' else regions),)] * 3
+    of_bias = [(n * regions,)] * 3 if way == 'map' else []
+    assert sorted(grids) == sorted(of_attention + of_bias)
+
+
+def test_regions_routed_to_twice(way):
+    """Or more often count as often, as in the reference."""
+    generator = torch.Generator().manual_seed(0)
+    for valid_size in (None, (7, 9)):
+        qkv, index, options = make_inputs((2, 3, 3, 3, 4, 1, 32, 4, valid_size, False))
+        index = torch.randint(3, index.shape, generator=generator).to(DEVICE)
+        found = attend(qkv, index, options, 'triton')
+        exact = attend(qkv, index, options, 'reference', torch.float64)
+        for name, value in found.items():
+            error = tolerances.relative_rms(value, exact[name])
+            assert error <= 1e-5, name
+
+
+@pytest.mark.parametrize('of_keys', [False, True])
+def test_bias_of_maps_seen_whole(of_keys):
+    """Entry by entry; 64 places a row, as keys come in tiles."""
+    n, s, h, w, topk, valid_size = 2, 3, 2, 2, 5, (5, 4)
+    index = torch.randint(s * s, (n, s * s, topk), generator=torch.Generator().manual_seed(0))
+    query = torch.zeros(n, s, s, h, w, 16, device=DEVICE)
+    launch = triton._Launcher(query, query, query, index.to(DEVICE), 1, 1.0, *valid_size, False)
+    bias = launch._bias(of_keys).cpu()
+    assert bias.shape == (n, s * s, 64)
+    exact = torch.full(bias.shape, float('-inf'))
+    for image in range(n):
+        for reader in range(s * s):
+            for routed in index[image, reader].unique().tolist():
+                times = index[image, reader].tolist().count(routed)
+                of, other = (routed, reader) if of_keys else (reader, routed)
+                for token in range(h * w):
+                    y = other // s * h + token // w
+                    x = other % s * w + token % w
+                    if of_keys or (y < valid_size[0] and x < valid_size[1]):
+                        exact[image, of, other * h * w + token] = math.log2(times)
+    torch.testing.assert_close(bias, exact)
+
+
+def test_equal_bit_for_bit(way):
+    """Twice the same, also where many regions read one."""
+    qkv, index, options = make_inputs((2, 4, 4, 2, 3, 2, 16, 5, None, False))
+    first, second = (attend(qkv, index, options, 'triton') for _ in range(2))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_output_lies_in_memory_like_the_query(way):
+    qkv, index, options = make_inputs((1, 2, 2, 2, 3, 2, 16, 2, None, False))
+    out = region_attention(*qkv, index, **options, backend='triton')
+    assert merge(out).is_contiguous()
+
+
+@pytest.mark.parametrize('attend_padding', [False, True])
+def test_padding_is_no_query(attend_padding, way):
+    """Nor, unless it is attended to, a key: what it holds is not used."""
+    qkv, index, options = make_inputs((1, 3, 3, 2, 2, 1, 16, 4, (4, 5), attend_padding))
+    clean = attend(qkv, index, options, 'triton')
+    off_map = merge(torch.ones_like(qkv[0])).bool()
+    off_map[:, :4, :5] = False
+    off_map = partition(off_map, 3)
+    nan, (query, key, value) = float('nan'), qkv
+    query = query.masked_fill(off_map, nan)
+    if not attend_padding:
+        key, value = (x.masked_fill(off_map, nan) for x in (key, value))
+    found = attend((query, key, value), index, options, 'triton')
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, clean[name], msg=name)
+        is_key = attend_padding and name in ('dk', 'dv')
+        assert tensor[off_map].any() == is_key, name
+
+
+@pytest.mark.skipif(not hasattr(torch.library, 'opcheck'), reason='PyTorch before 2.4')
+@pytest.mark.parametrize('valid_size', [(0, 0), (3, 4)])
+def test_opcheck(valid_size):
+    qkv, index, options = make_inputs((1, 2, 2, 2, 2, 1, 16, 2, None, False))
+    qkv = [x.detach().requires_grad_() for x in qkv]
+    torch.library.opcheck(
+        torch.ops.biformer_mm.region_attention,
+        (*qkv, index.contiguous(), 1, 0.3, *valid_size, False),
+    )
+
+
+def test_reciprocals_divide():
+    """By the kernel's arithmetic: high half of a product, then a shift."""
+    for divisor in (*range(1, 100), 273, 1050, 4096, 65535, 2**20 + 1):
+        packed = reciprocal(divisor)
+        multiplier, shift = packed >> 32, packed & 0xFFFFFFFF
+        assert 0 < multiplier < 2**31
+        borders = (x * divisor + y for x in (0, 1, 2, 1000, 2**30 // divisor) for y in (-1, 0))
+        for x in (*borders, 2**30 - 1):
+            if 0 <= x < 2**30:
+                assert (4 * x * multiplier >> 32) >> shift == x // divisor
+
+
+def test_says_which_gpus_it_was_checked_for(monkeypatch):
+    monkeypatch.setattr(triton, 'interpreted', lambda: False)
+    device = torch.device('cuda')
+    for capability, reason in (((7, 5), '8.0; this one has 7.5'), ((8, 0), None), ((9, 0), None)):
+        monkeypatch.setattr(
+            torch.cuda, 'get_device_capability', lambda device, found=capability: found
+        )
+        found = triton.unsuitable(device)
+        assert found is None if reason is None else reason in found
+    monkeypatch.setattr(torch.version, 'hip', '6.0')
+    assert 'ROCm' in triton.unsuitable(device)
+    assert 'cpu' in triton.unsuitable(torch.device('cpu'))
+
+
+def test_refuses_maps_beyond_32_bits():
+    query = torch.empty(1, 1, 1, 1, 1, 32).expand(1, 2**8, 2**8, 2**5, 2**6, 32)
+    reason = triton.unsupported_reason(query, num_heads=1)
+    assert '2**31' in reason
+
+
+@pytest.mark.parametrize('first', range(0, 200, 10))
+def test_random_shapes(first, monkeypatch):
+    for seed in range(first, first + 10):
+        # Each way in turn, whatever would be chosen.
+        monkeypatch.setattr(triton, 'sees_map', lambda *_: seed % 2 == 1)
+        tolerances.assert_within('triton', random_case(seed), DEVICE, torch.float32)

@@ -1,0 +1,101 @@
+import pytest
+
+from biformer_mm.utils import cli
+from biformer_mm.utils.errors import UsageError
+
+
+def test_usage_errors_end_in_one_line(monkeypatch):
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    with pytest.raises(SystemExit) as error:
+        with cli.usage_errors('train.py'):
+            raise UsageError('no such thing')
+    assert error.value.code == 'train.py: error: no such thing'
+
+
+def test_usage_errors_of_other_processes_leave_the_first_time(monkeypatch):
+    """To print the line, so that a launcher ends the others before they do."""
+    slept = []
+    monkeypatch.setattr(cli.time, 'sleep', slept.append)
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    with pytest.raises(SystemExit, match='no such thing'):
+        with cli.usage_errors('train.py'):
+            raise UsageError('no such thing')
+    assert slept == [10]
+
+
+def test_device():
+    assert cli.pick_device('auto') in ('cpu', 'cuda')
+    assert cli.pick_device('cpu') == 'cpu'
+    for name in ('cuda:77', 'gpu'):
+        with pytest.raises(UsageError, match=f"no '{name}' here .*give cpu"):
+            cli.pick_device(name)
+
+
+@pytest.mark.parametrize('name', ['', 'folder/', 'new/', 'file/x', 'a\0'])
+def test_files_that_cannot_be_written_are_refused(name, tmp_path):
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'file').touch()
+    with pytest.raises(UsageError, match='--out: .*cannot be written'):
+        cli.check_writable('--out', name and f'{tmp_path}/{name}')
+    assert not (tmp_path / 'new').exists()
+
+
+@pytest.fixture
+def parse(capsys):
+    """Parse --cfg-options."""
+    parser = cli.make_parser('A tool.', 'tool')
+    cli.add_cfg_options(parser)
+    return lambda *words: parser.parse_args(['--cfg-options', *words]).cfg_options
+
+
+def test_config_options(parse):
+    assert parse('a.b=1', 'c=[(1,2)]') == {'a.b': 1, 'c': [(1, 2)]}
+    assert parse('a=0.5', 'b=None', 'c=true', "d='1,x'", 'e=(1, 2)') == dict(
+        a=0.5, b=None, c=True, d=[1, 'x'], e=(1, 2)
+    )
+
+
+def test_config_options_keep_the_spaces_of_a_path(parse):
+    assert parse('a=/my data/coco', "b='/my data'") == dict(a='/my data/coco', b='/my data')
+
+
+@pytest.mark.parametrize('words', [[''], ['a'], ['a=1', 'b'], ['a', '=', '1']])
+def test_config_options_without_a_value_are_refused(words, parse, capsys):
+    with pytest.raises(SystemExit) as error:
+        parse(*words)
+    assert error.value.code == 2
+    wrong = next(word for word in words if '=' not in word)
+    assert f'takes KEY=VALUE, without spaces around =; got {wrong!r}' in (capsys.readouterr().err)
+
+
+def test_config_options_need_pairs_of_brackets(parse, capsys):
+    with pytest.raises(SystemExit):
+        parse('a=[1,(2]')
+    assert "brackets must come in pairs; got 'a=[1,(2]'" in (capsys.readouterr().err)
+
+
+@pytest.mark.parametrize('options', [{'a.b.c': 1}, {'c.9': 1}, {'c.x.y': 1}])
+def test_options_that_do_not_fit_are_refused(options, tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text('a = dict(b=1)\nc = [1, 2]')
+    with pytest.raises(UsageError, match='do not fit .*config.py'):
+        cli.read_config(str(config), options)
+
+
+@pytest.mark.parametrize(
+    'field',
+    ['train_cfg.val_interval', 'optim_wrapper.accumulative_counts', 'train_dataloader.batch_size'],
+)
+def test_intervals_must_be_positive(field, tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text('train_cfg = dict()\noptim_wrapper = dict()')
+    cli.read_config(str(config), {field: 1})
+    with pytest.raises(UsageError, match=f'{field} .* must be 1 or more'):
+        cli.read_config(str(config), {field: 0})
+
+
+def test_files_of_another_kind_are_no_configs(tmp_path):
+    path = tmp_path / 'config.txt'
+    path.touch()
+    with pytest.raises(UsageError, match='.py, .json or .yaml file; got'):
+        cli.read_config(str(path), {})
