@@ -1,11 +1,10 @@
-"""Checkpoints, released and ours: names, safe reading, strict loading.
+"""Read, convert and load checkpoints, the released ones and ours.
 
-``load_pretrained``, which carries out ``init_cfg``, and ``load_model`` need
-MMEngine; the rest needs torch alone.
+``load_pretrained``, which implements ``init_cfg``, needs MMEngine; the rest
+needs only torch.
 """
 
-from .load import load_pretrained
-from .load_model import load_model
+from .load import load_model, load_pretrained
 from .names import convert_state_dict
 from .read import CheckpointError, read_checkpoint
 from .whole_model import WholeModel, convert_model

@@ -1,275 +1,118 @@
-"""Downloads that are complete and verified, or not there; and resumed.
-
-Needs the standard library alone.
-"""
+"""Provide checkpoints as local files, downloaded and verified if given by URL."""
 
 import hashlib
-import os
 import os.path as osp
 import re
-import uuid
-from contextlib import contextmanager, suppress
-from http.client import HTTPException, HTTPResponse
-from typing import BinaryIO, Dict, Iterator, Optional, Tuple
-from urllib.error import HTTPError, URLError
-from urllib.parse import urldefrag, urlparse
-from urllib.request import Request, urlopen
+from contextlib import ExitStack, contextmanager, suppress
+from os import PathLike, fspath, makedirs
+from pathlib import Path
+from typing import Iterator, Tuple, Union
+from urllib.parse import urlparse
+
+import torch
+from filelock import FileLock  # a requirement of torch
+
+from biformer_mm.utils.atomic_file import whole_file
 
 from .read import CheckpointError
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # on Windows
-    fcntl = None
+# OpenMMLab and torch.hub end names with digits of the sha256; 8 may be a date.
+_DATE = r'20\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])'
+_HASH_IN_NAME = re.compile(rf'.+-(?!{_DATE}\.)([0-9a-f]{{8,64}})\.\w+')
+_HASH_IN_FRAGMENT = re.compile(r'sha256=([0-9a-fA-F]{8,64})')
 
-_TIMEOUT = 30  # seconds without a byte
-_CHUNK = 1 << 20
-# OpenMMLab and torch.hub end names in the first digits of the sha256.
-_HASH_IN_NAME = re.compile(r'.+-([0-9a-f]{8,64})\.\w+')
-_DATE = re.compile(r'20\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])')
-_HASH_IN_FRAGMENT = re.compile(r'sha256=([0-9a-f]{8,64})', re.IGNORECASE)
+
+@contextmanager
+def local_path(checkpoint: Union[str, 'PathLike[str]']) -> Iterator[str]:
+    """Provide a checkpoint as a local file while the context lasts.
+
+    Args:
+        checkpoint: A path; an http(s) URL, kept in torch's cache; or a URL of
+            MMEngine's other storage, such as s3://, copied temporarily.
+
+    Raises:
+        CheckpointError: The download fails, or the hash does not match.
+    """
+    path = fspath(checkpoint)
+    with ExitStack() as stack:
+        if path.startswith(('http://', 'https://')):
+            path = download(path, osp.join(torch.hub.get_dir(), 'checkpoints'))
+        elif '://' in path:
+            try:
+                from mmengine.fileio import get_local_path
+
+                path = str(stack.enter_context(get_local_path(path)))
+            except Exception as error:  # the type depends on the storage
+                raise _cannot_fetch(path, error) from None
+        yield path
 
 
 def download(url: str, folder: str) -> str:
-    """Download a file, unless it is there.
+    """Download a file unless it is in the folder, and return its path.
 
-    While it is incomplete it is called NAME.part, and the next download goes
-    on from that if the server can. One process downloads, others that want
-    the same file wait for it.
-
-    Args:
-        url: Of http or https. The file must have the sha256, of at least the
-            first 8 digits, that ends its name (NAME-1a2b3c4d.pth) or, before
-            that, the URL (#sha256=1A2B...), if there is one.
-        folder: Where the file is kept under its name, made if need be.
-
-    Returns:
-        The file's path.
+    Its sha256 must begin with the 8 to 64 digits that the URL gives in its
+    fragment (#sha256=1a2b...) or else at the end of its name (a-1a2b3c4d.pth).
 
     Raises:
-        CheckpointError: It cannot be had, or its hash is another one; also
-            of the file that is there.
+        CheckpointError: The download fails, or the hash does not match.
     """
-    address, name, expected = _parse(url)
+    name, expected = _parse(url)
     path = osp.join(folder, name)
     try:
-        os.makedirs(folder, exist_ok=True)
-        if not osp.exists(path) and _fetch_once(url, address, path, expected):
-            return path
-        found = _sha256(path) if expected else ''
+        makedirs(folder, exist_ok=True)
+        if not osp.exists(path):
+            with FileLock(f'{path}.lock'):  # processes that want the same file wait
+                if not osp.exists(path):
+                    _fetch(url, path, expected)
+        _verify(path, expected, path, f'remove it to download {url} again')
     except OSError as error:
-        raise CheckpointError(
-            f'{url} cannot be kept in {folder} ({error.strerror}); make room '
-            'there, or set TORCH_HOME to another folder'
-        ) from error
-    if not found.startswith(expected):
-        raise CheckpointError(
-            f'{path}, kept of an earlier download, has the sha256 {found}, '
-            f'and {url} is to have {expected}; remove that file to download '
-            'it again'
-        )
+        reason = f'{url} cannot be kept in {folder} ({error})'
+        raise _error(f'{reason}; make room there, or set TORCH_HOME') from error
     return path
 
 
-def _parse(url: str) -> Tuple[str, str, str]:
-    """Address without its fragment, name, and first digits of the sha256."""
-    if not url.isprintable():
-        raise CheckpointError(f'a URL has no control characters; got {url!r}: mend it')
+def _parse(url: str) -> Tuple[str, str]:
+    """Return the name of the file and the digits of its sha256 that the URL gives."""
+    with suppress(ValueError):
+        parts = urlparse(url)
+        name = osp.basename(parts.path)
+        in_fragment = _HASH_IN_FRAGMENT.fullmatch(parts.fragment)
+        is_valid = in_fragment or not parts.fragment.startswith('sha256')
+        if is_valid and url.isprintable() and name not in ('', '.', '..'):
+            match = in_fragment or _HASH_IN_NAME.fullmatch(name)
+            return name, match[1].lower() if match else ''
+    raise _error(f'{url!r} must name a file, and #sha256= 8 to 64 hexadecimal digits; correct it')
+
+
+def _fetch(url: str, path: str, expected: str) -> None:
     try:
-        address, fragment = urldefrag(url)
-        name = osp.basename(urlparse(address).path)
-    except ValueError as error:
-        raise CheckpointError(f'{url} is no URL ({error}); mend it') from error
-    if name in ('', '.', '..'):
-        raise CheckpointError(f'{url} names no file; give the URL of one')
-    if fragment.startswith('sha256'):
-        match = _HASH_IN_FRAGMENT.fullmatch(fragment)
-        if not match:
-            raise CheckpointError(
-                '#sha256= takes 8 to 64 hexadecimal digits; got '
-                f'{fragment!r}: give what sha256sum prints of the original'
-            )
-        return address, name, match[1].lower()
-    match = _HASH_IN_NAME.fullmatch(name)
-    if match and not _DATE.fullmatch(match[1]):
-        return address, name, match[1]
-    return address, name, ''
-
-
-def _fetch_once(url: str, address: str, path: str, expected: str) -> bool:
-    """Download to ``path``; False if another process has done so."""
-    with _open_part(path) as part:
-        if osp.exists(path):
-            os.remove(part.name)
-            return False
-        while not _fetch(url, address, part):
-            pass
-        found = _sha256(part.name)
-        note = _note(part.name)
-        if not found.startswith(expected):
-            os.remove(part.name)
-            _remove(note)
-            raise CheckpointError(
-                f'{url} is to have the sha256 {expected}, and what came has '
-                f'{found}; it is damaged or another file: get it elsewhere, '
-                'and give the path'
-            )
-        os.fsync(part.fileno())
-        if not fcntl:
-            part.close()  # Windows renames no open file
-        os.replace(part.name, path)
-        _remove(note)
-    return True
-
-
-@contextmanager
-def _open_part(path: str) -> Iterator[BinaryIO]:
-    """The incomplete file, for this process alone: others wait for it.
-
-    Where files cannot be locked, as on Windows and some clusters' disks, it
-    is a file of this process's own, which no later one goes on from.
-    """
-    while True:
-        with open(f'{path}.part', 'a+b') as part:
-            if not _lock(part):
-                break
-            if _is_named(part):
-                try:
-                    yield part
-                finally:
-                    if _is_named(part) and not osp.getsize(part.name):
-                        os.remove(part.name)  # nothing has come
-                return
-    _remove(f'{path}.part')
-    own = f'{path}.{uuid.uuid4().hex}.part'
-    try:
-        with open(own, 'x+b') as part:
-            yield part
-    finally:
-        _remove(own)
-        _remove(_note(own))
-
-
-def _lock(part: BinaryIO) -> bool:
-    """Lock the file until it is closed, or its process ends."""
-    try:
-        fcntl.flock(part, fcntl.LOCK_EX)
-    except (OSError, AttributeError):  # the latter without fcntl
-        return False
-    return True
-
-
-def _is_named(part: BinaryIO) -> bool:
-    """Whether the file has been neither renamed nor removed meanwhile."""
-    try:
-        return osp.samestat(os.stat(part.name), os.fstat(part.fileno()))
-    except FileNotFoundError:
-        return False
-
-
-def _fetch(url: str, address: str, part: BinaryIO) -> bool:
-    """Ask for what the part lacks; False if it is to be asked for anew."""
-    size = part.seek(0, os.SEEK_END)
-    with _connection(url):
+        from pooch import HTTPDownloader
+        from requests import RequestException
+    except ImportError as error:
+        raise _cannot_fetch(url, error) from error
+    with whole_file(path) as unfinished:
         try:
-            response = urlopen(
-                Request(address, headers=_headers(address, part, size)), timeout=_TIMEOUT
-            )
-        except HTTPError as error:
-            if size and error.code == 416:  # the file ends where the part does
-                part.truncate(0)
-                return False
-            raise
-    with response:
-        if response.status != 206:
-            part.truncate(0)
-            size = 0
-            _write_note(address, part, response)
-        elif not response.headers.get('Content-Range', '').startswith(f'bytes {size}-'):
-            raise CheckpointError(
-                f'{url} cannot be resumed: the server sends another part '
-                f'than it was asked for; remove {part.name}'
-            )
-        length = response.headers.get('Content-Length', '')
-        end = size + int(length) if length.isdecimal() else None
-        with _connection(url, part, end):
-            chunk = response.read1(_CHUNK)
-        while chunk:
-            part.write(chunk)
-            with _connection(url, part, end):
-                chunk = response.read1(_CHUNK)
-    part.flush()
-    if end not in (None, part.tell()):
-        raise _cut_off(url, part, end, 'the connection was closed')
-    return True
+            HTTPDownloader(chunk_size=1 << 20)(url, unfinished, None)
+        except (RequestException, ValueError) as error:
+            raise _cannot_fetch(url, error) from None  # the error quotes the URL
+        _verify(unfinished, expected, url, 'get it elsewhere and give its path')
 
 
-def _headers(address: str, part: BinaryIO, size: int) -> Dict[str, str]:
-    """Ask for the rest of the same version of the file, or for all."""
-    headers = {'User-Agent': 'biformer_mm', 'Accept-Encoding': 'identity'}
-    note = _note(part.name)
-    if size and osp.exists(note):
-        with open(note, encoding='utf-8') as file:
-            noted, _, version = file.read().partition('\n')
-        if noted == address:
-            headers.update({'Range': f'bytes={size}-', 'If-Range': version})
-    return headers
+def _verify(path: str, expected: str, source: str, cure: str) -> None:
+    found = hashlib.sha256(Path(path).read_bytes()).hexdigest() if expected else ''
+    if not found.startswith(expected):
+        raise _error(f'{source} must have the sha256 {expected}, got {found}; {cure}')
 
 
-def _note(part: str) -> str:
-    """Where it is kept what a part is the beginning of."""
-    return f'{part}.version'
+def _cannot_fetch(url: str, error: Exception) -> CheckpointError:
+    reason = f'{type(error).__name__}: {error}'
+    return _error(f'{url} cannot be fetched ({reason}); give the path of a copy')
 
 
-def _write_note(address: str, part: BinaryIO, response: HTTPResponse) -> None:
-    """Keep what tells this version of the file, if the server says so."""
-    _remove(_note(part.name))
-    version = response.headers.get('ETag', 'W/')
-    if version.startswith('W/'):  # a weak one does not tell bytes apart
-        version = response.headers.get('Last-Modified')
-    if version:
-        with open(_note(part.name), 'w', encoding='utf-8') as file:
-            file.write(f'{address}\n{version}')
+def _error(text: str) -> CheckpointError:
+    return CheckpointError(' '.join(without_secrets(text).split()))
 
 
-@contextmanager
-def _connection(
-    url: str, part: Optional[BinaryIO] = None, end: Optional[int] = None
-) -> Iterator[None]:
-    """Tell what goes wrong with the connection; within a file, if given."""
-    try:
-        yield
-    except (OSError, HTTPException, ValueError) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        reason = str(reason) or type(error).__name__
-        if isinstance(error, HTTPError):
-            reason = f'the server says {error.code} {reason}'
-        if part:
-            raise _cut_off(url, part, end, reason) from error
-        raise CheckpointError(
-            f'{url} cannot be downloaded ({reason}); several public links '
-            'are dead: give the path of a copy'
-        ) from error
-
-
-def _cut_off(url: str, part: BinaryIO, end: Optional[int], reason: str) -> CheckpointError:
-    part.flush()
-    size = part.tell()
-    of = '' if end is None else f' of {end}'
-    return CheckpointError(
-        f'{url} was cut off after {size}{of} bytes ({reason}); run the same '
-        'again, which goes on from there if it can'
-    )
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for chunk in iter(lambda: file.read(_CHUNK), b''):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _remove(path: str) -> None:
-    with suppress(FileNotFoundError):  # another process may be first
-        os.remove(path)
+def without_secrets(text: str) -> str:
+    """Remove user names, passwords and queries from a URL, or a text with one."""
+    return re.sub(r'(?<=://)[^/\s]*@|\?[^#\s]*', '', text) if '://' in text else text

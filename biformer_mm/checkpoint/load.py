@@ -1,17 +1,18 @@
-"""A loader for pretrained backbones that hides nothing."""
+"""Load backbones and whole models, and report every mismatch."""
 
 import logging
 import re
 from collections import Counter, defaultdict
+from contextlib import suppress
 from importlib.util import find_spec
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from torch import Tensor, nn
 
-from .files import local_path
+from .download import local_path, without_secrets
 from .names import convert_names, is_head, listing
 from .read import CheckpointError, read_checkpoint, split_weights
-from .whole_model import BACKBONE, is_ema, split_backbone
+from .whole_model import BACKBONE, class_names, convert_model, is_ema, split_backbone
 
 if find_spec('mmengine'):  # without it, nothing here is called
     from mmengine.logging import print_log
@@ -26,31 +27,30 @@ def load_pretrained(
     strict: bool = True,
     trust: bool = False,
 ) -> None:
-    """Load pretrained weights into a :class:`BiFormer`, and say what happened.
+    """Load pretrained weights into a :class:`BiFormer`, and log what happened.
 
-    All weights of stem, downsampling and stages must be there and fit. What a
-    whole model has beside its backbone is left over, so is a classifier's
-    head, and an output norm is taken only if the checkpoint has one of the
-    same kind; all are named in the log, in one line.
+    All weights of the stem, the downsampling layers and the stages must be
+    there and fit. A classifier's head and the other parts of a whole model are
+    left out, and an output norm is loaded only if the checkpoint has one of
+    the same kind. One line of the log names all of these.
 
     Args:
         backbone: The model to fill, a :class:`BiFormer`.
         checkpoint: Path or URL of a backbone, a classifier, a detector or a
-            segmentor, under released names or ours.
-        prefix: Take only the weights below it, such as 'teacher.backbone'.
-            None takes 'backbone' if there is one.
-        strict: Whether to refuse what does not fit; else it is named in the
-            log, and what fits is taken.
+            segmentor, with released names or ours.
+        prefix: Load only the weights below it, such as 'teacher.backbone'.
+            None means 'backbone' if there is one.
+        strict: Whether to refuse weights that do not fit. Otherwise they are
+            named in the log, and the others are loaded.
         trust: Unpickle whatever the file holds. A pickle can run any code.
 
     Raises:
         CheckpointError: The file is not a checkpoint, see
-            :func:`read_checkpoint`; or weights are foreign, missing or wrongly
-            shaped, which are named. It is a ValueError.
+            :func:`read_checkpoint`, or has unknown, missing or wrongly shaped
+            weights, which are named. It is a ValueError.
     """
-    with local_path(checkpoint) as path:
-        weights, _ = split_weights(read_checkpoint(path, trust), checkpoint)
-    weights, others = _choose(weights, prefix, checkpoint)
+    content, source = _read(checkpoint, trust)
+    weights, others = _choose(split_weights(content, source)[0], prefix, source)
     names = convert_names(weights)
     expected = backbone.state_dict()
     left_over, fresh = _unpaired(names.weights, expected)
@@ -58,25 +58,18 @@ def load_pretrained(
     taken = {n: t for n, t in given.items() if n in expected and t.shape == expected[n].shape}
     if not given or not (strict or taken):
         raise CheckpointError(
-            f'{checkpoint} is not a BiFormer: none of its {len(weights)} '
+            f'{source} is not a BiFormer: none of its {len(weights)} '
             f'weights fits, such as {listing(list(weights), 3)}; give a '
             'checkpoint of one, or the prefix that its names have'
         )
 
-    misfits = {
-        'unexpected': names.unknown + [n for n in given if n not in expected],
-        'missing': [n for n in expected if n not in given and n not in fresh],
-        'of another shape': [
-            f'{n} {tuple(t.shape)}, not {tuple(expected[n].shape)}'
-            for n, t in given.items()
-            if n in expected and n not in taken
-        ],
-    }
-    misfits = '; '.join(f'{what}: {listing(found)}' for what, found in misfits.items() if found)
+    misfits = _misfits(
+        given, {n: t for n, t in expected.items() if n not in fresh}, unknown=names.unknown
+    )
     if misfits and strict:
-        _check_arch(backbone, given, checkpoint)
+        _check_arch(backbone, given, source)
         raise CheckpointError(
-            f'{checkpoint} does not fit this BiFormer, check its arch and '
+            f'{source} does not fit this BiFormer, check its arch and '
             f'in_channels, or set strict=False in init_cfg: {misfits}'
         )
     backbone.load_state_dict({**expected, **taken})
@@ -84,7 +77,7 @@ def load_pretrained(
     renamed = [f'{names.origins[n]} -> {n}' for n in names.renamed if n in taken]
     left_over += _count_by_part(others)
     print_log(
-        f'BiFormer: {len(taken)} of {len(expected)} tensors from {checkpoint}'
+        f'BiFormer: {len(taken)} of {len(expected)} tensors from {source}'
         f', {len(renamed)} of them renamed'
         f'{", as " + renamed[0] if renamed else ""}; '
         f'left over: {listing(left_over) or "none"}; '
@@ -95,17 +88,73 @@ def load_pretrained(
     )
 
 
+def load_model(model: nn.Module, checkpoint: str, trust: bool = False) -> Dict[str, Any]:
+    """Load all weights of a whole model; each must be there and fit.
+
+    Args:
+        model: Classifier, detector or segmentor to fill.
+        checkpoint: Path or URL of a model trained here, or of a released one,
+            whose names are converted.
+        trust: Unpickle whatever the file holds. A pickle can run any code.
+
+    Returns:
+        ``dataset_meta``, the names and colours of the classes. It is empty if
+        the checkpoint has none.
+
+    Raises:
+        CheckpointError: The file is not a checkpoint, see
+            :func:`read_checkpoint`, or has unknown, missing or wrongly shaped
+            weights, which are named.
+    """
+    content, source = _read(checkpoint, trust)
+    weights, rest = split_weights(content, source)
+    expected = model.state_dict()
+    if weights.keys() != expected.keys():
+        with suppress(CheckpointError):  # another network: named below
+            weights = convert_model(content, source=source).weights
+    misfits = _misfits(weights, expected)
+    if misfits:
+        raise CheckpointError(
+            f'{source} does not fit the model of the config, give the one '
+            f'that it was trained with: {misfits}'
+        )
+    model.load_state_dict(weights)
+    return class_names(rest.get('meta')).get('dataset_meta', {})
+
+
+def _read(checkpoint: str, trust: bool) -> Tuple[Dict[str, Any], str]:
+    """Return what a checkpoint holds, and its name for messages."""
+    with local_path(checkpoint) as path:
+        return read_checkpoint(path, trust), without_secrets(str(checkpoint))
+
+
+def _misfits(
+    given: Mapping[str, Tensor], expected: Mapping[str, Tensor], unknown: Sequence[str] = ()
+) -> str:
+    """List unexpected, missing and wrongly shaped weights; '' if there are none."""
+    misfits = {
+        'unexpected': [*unknown, *(n for n in given if n not in expected)],
+        'missing': [n for n in expected if n not in given],
+        'of another shape': [
+            f'{n} {tuple(t.shape)}, not {tuple(expected[n].shape)}'
+            for n, t in given.items()
+            if n in expected and t.shape != expected[n].shape
+        ],
+    }
+    return '; '.join(f'{what}: {listing(found)}' for what, found in misfits.items() if found)
+
+
 def _choose(
-    weights: Mapping[str, Tensor], prefix: Optional[str], checkpoint: str
+    weights: Mapping[str, Tensor], prefix: Optional[str], source: str
 ) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
-    """The backbone's weights, and the others."""
+    """Split the weights into the backbone's and the others."""
     if prefix is None:
         return split_backbone(weights, BACKBONE)
     prefix = prefix.rstrip('.') + '.'
     if not any(n.startswith(prefix) for n in weights):
         parts = sorted({n.partition('.')[0] for n in weights})
         raise CheckpointError(
-            f'no key of {checkpoint} starts with {prefix!r}; they start with {listing(parts)}'
+            f'no key of {source} starts with {prefix!r}; they start with {listing(parts)}'
         )
     return split_backbone(weights, prefix)
 
@@ -113,8 +162,10 @@ def _choose(
 def _unpaired(
     weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> Tuple[List[str], List[str]]:
-    """Names that may be on one side only: a head; output norms of which the
-    other side has none or another kind, such as a batch norm.
+    """Return the names that only the checkpoint, or only the model may have.
+
+    These are a classifier's head, and output norms for which the other side
+    has none or another kind, such as a batch norm.
     """
     left_over = [n for n in weights if is_head(n)]
     fresh = []
@@ -129,7 +180,7 @@ def _unpaired(
 
 
 def _norm_of(name: str) -> Optional[str]:
-    """'out_norms.3.weight' -> 'out_norms.3'; None for any other weight."""
+    """Return 'out_norms.3' for 'out_norms.3.weight', None for any other weight."""
     return name.rpartition('.')[0] if name.startswith('out_norms.') else None
 
 
@@ -138,8 +189,8 @@ def _count_by_part(names: Mapping[str, Tensor]) -> List[str]:
     return [f'{part} ({count} tensors)' for part, count in parts.items()]
 
 
-def _check_arch(backbone: nn.Module, weights: Mapping[str, Tensor], checkpoint: str) -> None:
-    """Refuse other channels and depths, without listing every weight."""
+def _check_arch(backbone: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Raise if channels or depths differ, instead of listing every weight."""
     theirs, ours = _layout(weights), _layout(backbone.state_dict())
     if theirs == ours:
         return
@@ -149,14 +200,14 @@ def _check_arch(backbone: nn.Module, weights: Mapping[str, Tensor], checkpoint: 
         if (arch['embed_dims'], arch['depths']) == theirs
     ]
     raise CheckpointError(
-        f'{checkpoint} is of another architecture: embed_dims {theirs[0]} and '
+        f'{source} is of another architecture: embed_dims {theirs[0]} and '
         f'depths {theirs[1]}, the model has {ours[0]} and {ours[1]}; set arch '
         f'to {names[0] if names else "a dict with these"}'
     )
 
 
 def _layout(weights: Mapping[str, Tensor]) -> Tuple[Tuple, Tuple]:
-    """Channels and number of blocks of the stages."""
+    """Return the channels and the numbers of blocks of the stages."""
     dims, blocks = {}, defaultdict(set)
     for name, tensor in weights.items():
         match = _BLOCK_NORM.fullmatch(name)

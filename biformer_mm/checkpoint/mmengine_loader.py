@@ -1,6 +1,6 @@
-"""MMEngine's loader of checkpoints, for processes of ours to read data only.
+"""Replace MMEngine's checkpoint loader by one that does not run code.
 
-Runners, hooks and models of OpenMMLab load by it whatever a config names.
+OpenMMLab's runners, hooks and models load checkpoints through this loader.
 """
 
 import difflib
@@ -20,12 +20,12 @@ from mmengine.runner.checkpoint import (
 
 from biformer_mm.utils.config_types import bare_type_name, is_pretrained
 
-from .files import local_path
+from .download import local_path, without_secrets
 from .read import CheckpointError, read_checkpoint, split_weights
 from .training_statistics import restore_statistics
 from .whole_model import split_backbone
 
-# Lists of names that MMEngine has URLs for.
+# Scheme -> the function that returns MMEngine's URL for each name.
 _LISTS = {
     'torchvision': get_torchvision_models,
     'modelzoo': get_torchvision_models,
@@ -45,14 +45,14 @@ _SCHEMES = (
 
 
 def read_as_data(cfg: Config, trust: bool = False) -> None:
-    """Have this process read every checkpoint by :func:`read_checkpoint`.
+    """Make MMEngine read every checkpoint with :func:`read_checkpoint`.
 
-    MMEngine's own loader unpickles what is not data. It is replaced for good:
-    this is for programs, not for a package on import.
+    MMEngine's own loader unpickles files that are not plain data. It stays
+    replaced until the process ends, so call this in a program, never on import.
 
     Args:
-        cfg: The program's config. With ``trust``, the ``init_cfg`` of its
-            BiFormers is changed to trust, too.
+        cfg: The program's config. With ``trust``, ``trust=True`` is set in the
+            ``init_cfg`` of its BiFormers, too.
         trust: Unpickle whatever a file holds. A pickle can run any code.
     """
 
@@ -65,16 +65,16 @@ def read_as_data(cfg: Config, trust: bool = False) -> None:
 
 
 def _load(filename: str, map_location: Any, trust: bool) -> Dict[str, Any]:
-    """What MMEngine expects of a loader.
+    """Load a checkpoint as MMEngine's loaders do.
 
     Raises:
-        CheckpointError: See :func:`read_checkpoint`; or there is no such
-            name.
+        CheckpointError: See :func:`read_checkpoint`; or MMEngine's list has no
+            such name.
     """
     with local_path(_resolve(filename)) as path:
         content = read_checkpoint(path, trust, map_location)
     if not trust:
-        content = restore_statistics(content, filename)
+        content = restore_statistics(content, without_secrets(filename))
         _disarm(content, osp.dirname(filename))
     if filename.startswith('mmcls://'):
         weights, _ = split_weights(content, filename)
@@ -83,18 +83,18 @@ def _load(filename: str, map_location: Any, trust: bool) -> Dict[str, Any]:
 
 
 def _disarm(content: Dict[str, Any], folder: str) -> None:
-    """Take out what MMEngine would run, or remove files by, when it resumes.
+    """Remove what makes MMEngine run code or delete files when it resumes.
 
     Args:
-        content: What a checkpoint holds; it is changed.
-        folder: Where the checkpoint is, and so the best one of its training.
+        content: The content of a checkpoint, changed in place.
+        folder: Where the checkpoint and the best one of its training are.
     """
-    # The text in 'config' is run. What MMEngine writes itself is called 'cfg'.
+    # MMEngine runs the text in 'config'. What it writes itself is called 'cfg'.
     meta = content.get('meta')
     if isinstance(meta, dict):
         meta.pop('config', None)
-    # Its CheckpointHook removes what these name once there are better or
-    # enough others.
+    # Its CheckpointHook deletes the files that these name once there are
+    # better or enough others.
     hub = content.get('message_hub')
     info = hub.get('runtime_info') if isinstance(hub, dict) else None
     for name in list(info) if isinstance(info, dict) else ():
@@ -105,7 +105,7 @@ def _disarm(content: Dict[str, Any], folder: str) -> None:
 
 
 def _is_best_in(folder: str, path: Any) -> bool:
-    """Whether a path is one that MMEngine saves a best checkpoint to."""
+    """Return whether MMEngine saves its best checkpoint under such a path."""
     return (
         isinstance(path, str)
         and re.fullmatch(r'best_.+\.pth', osp.basename(path)) is not None
@@ -118,7 +118,7 @@ def _are_integers(values: Any) -> bool:
 
 
 def _resolve(name: str) -> str:
-    """A path or URL, also for names such as torchvision://resnet50."""
+    """Return the path or URL for a name such as torchvision://resnet50."""
     scheme, separator, model = name.partition('://')
     if not separator or scheme not in _LISTS:
         return name
@@ -136,7 +136,7 @@ def _resolve(name: str) -> str:
 
 
 def _trust_backbones(node: Any) -> None:
-    """Have each BiFormer of a config trust its pretrained checkpoint."""
+    """Set trust=True in the init_cfg of each BiFormer of a config."""
     if isinstance(node, dict):
         init_cfg = node.get('init_cfg')
         if (

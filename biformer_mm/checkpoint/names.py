@@ -1,6 +1,6 @@
-"""Released names to ours; pure dict -> dict.
+"""Convert released weight names to ours; pure dict -> dict.
 
-Needs torch alone.
+Needs only torch.
 """
 
 import re
@@ -12,8 +12,8 @@ from .read import CheckpointError, split_weights
 
 _ATTN = r'((?:stages\.\d+\.\d+\.attn\.)?)'  # absent in a bare attention layer
 
-# Released name -> ours, each applied to the whole name, in this order. A name
-# that is ours already passes unchanged.
+# Released name -> ours, each applied to the whole name, in this order. Our own
+# names pass unchanged.
 _RENAMES = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
@@ -62,7 +62,7 @@ class Names(NamedTuple):
 
     @property
     def renamed(self) -> List[str]:
-        """Our names that are not the checkpoint's."""
+        """Return the names of ours that differ from the checkpoint's."""
         return [ours for ours, theirs in self.origins.items() if ours != theirs]
 
 
@@ -70,15 +70,14 @@ def convert_state_dict(state_dict: Mapping[str, Any]) -> Dict[str, Tensor]:
     """Rename the weights of a released BiFormer to this package's names.
 
     Args:
-        state_dict: Weights of a backbone, of a classifier or of one bare
-            attention layer, under the names of either release or ours; with
-            or without an outer dict that holds them as 'state_dict' or
-            'model'. It is not changed.
+        state_dict: Weights of a backbone, a classifier or a single attention
+            layer, with released names or ours, bare or in an outer dict that
+            holds them as 'state_dict' or 'model'. It is not changed.
 
     Returns:
-        The same tensors under our names (1x1 convolutions as the linear layers
-        that they are). A classifier's head is named as in mmpretrain,
-        ``head.fc``; token labelling's second one stays ``aux_head``.
+        The same tensors under our names; 1x1 convolutions (O, I, 1, 1) of the
+        attention become linear layers (O, I). A classifier's head is named as
+        in mmpretrain, ``head.fc``; that of token labelling stays ``aux_head``.
 
     Raises:
         CheckpointError: Names are unknown, or two of them mean the same
@@ -95,7 +94,7 @@ def convert_state_dict(state_dict: Mapping[str, Any]) -> Dict[str, Tensor]:
 
 
 def convert_names(weights: Mapping[str, Tensor]) -> Names:
-    """Rename what is known; see :func:`convert_state_dict`.
+    """Rename the known weights; see :func:`convert_state_dict`.
 
     Raises:
         CheckpointError: Two names mean the same weight.
@@ -120,18 +119,18 @@ def convert_names(weights: Mapping[str, Tensor]) -> Names:
 
 
 def is_head(name: str) -> bool:
-    """Whether a weight, under our name, is of a classifier's heads."""
+    """Return whether our name of a weight belongs to a classifier's heads."""
     return name.startswith(('head.', 'aux_head.'))
 
 
 def listing(names: List[str], most: int = 20) -> str:
-    """Names for a message, not too many."""
+    """Join names for a message, at most ``most`` of them."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(map(_in_line, names[:most])) + more
 
 
 def _in_line(name: str) -> str:
-    """A name as a message of one line can hold it."""
+    """Shorten a name, and escape it if it is not printable."""
     if not name.isprintable():
         name = repr(name)
     return name if len(name) <= 200 else f'{name[:200]}...'

@@ -1,6 +1,6 @@
-"""Checkpoint files are data: they are read without running what they hold.
+"""Read checkpoint files as data, without running the code they may hold.
 
-Needs torch alone.
+Needs only torch.
 """
 
 import os
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from biformer_mm.utils.errors import UsageError
 
-# What MMEngine's training checkpoints (HistoryBuffer and what it is made of)
-# and argparse's options hold beside weights. None of it is called: each is
-# read as a placeholder that keeps what its name was to be called with.
+# What MMEngine's training checkpoints (HistoryBuffer and its parts) and
+# argparse's options hold beside weights. None of it is called: each is read as
+# a placeholder that keeps the arguments.
 _BESIDE_WEIGHTS = (
     'mmengine.logging.history_buffer.HistoryBuffer',
     'builtins.getattr',
@@ -36,7 +36,7 @@ _ZIP = b'PK\x03\x04'
 _LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 _FORBIDDEN = re.compile(r'(?:GLOBAL|Unsupported class) ([\w.]+)')  # by torch
 _MODELS = ('state_dict', 'model')
-_LOCK = threading.RLock()  # for the names that torch takes, of the process
+_LOCK = threading.RLock()  # for torch's list of safe names, one per process
 _AGAIN = 'compare its size or sha256 with the original and get it again'
 _OPT_IN = (
     'get a file of weights alone or, if you trust who made it, set '
@@ -45,25 +45,26 @@ _OPT_IN = (
 
 
 class CheckpointError(UsageError, ValueError):
-    """A checkpoint is not what it should be; the text names it, the rule and
-    the cure.
+    """A checkpoint cannot be used.
+
+    The text names the file, the reason and what to do.
     """
 
 
 def read_checkpoint(path: str, trust: bool = False, map_location: Any = 'cpu') -> Dict[str, Any]:
-    """Read a checkpoint file without running code that it may hold.
+    """Read a checkpoint file without running the code it may hold.
 
     Args:
         path: A local file, written by ``torch.save``.
         trust: Unpickle whatever the file holds. A pickle can run any code.
-        map_location: Where the tensors go, as for ``torch.load``.
+        map_location: The device of the tensors, as for ``torch.load``.
 
     Returns:
-        What the file holds. Beside weights there may be instances of
-        :class:`Placeholder` in it, for statistics of its training.
+        The content of the file. Beside weights it may hold instances of
+        :class:`Placeholder`, for the statistics of its training.
 
     Raises:
-        CheckpointError: The file is missing, empty, truncated or no
+        CheckpointError: The file is missing, empty, truncated or not a
             checkpoint, or reading it would run code.
     """
     path = os.path.expanduser(path)
@@ -85,19 +86,19 @@ def read_checkpoint(path: str, trust: bool = False, map_location: Any = 'cpu') -
 def split_weights(
     checkpoint: Mapping[str, Any], source: str
 ) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
-    """Find the weights in a checkpoint.
+    """Separate the weights of a checkpoint from the rest.
 
     Args:
         checkpoint: Weights, bare or in an outer dict that holds them as
             'state_dict' or 'model'. It is not changed.
-        source: What messages call it.
+        source: The name of the checkpoint in error messages.
 
     Returns:
-        The weights, without the 'module.' of distributed training, and what
-        the checkpoint holds beside them.
+        The weights by name, without the 'module.' of distributed training, and
+        the rest of the checkpoint.
 
     Raises:
-        CheckpointError: There are no weights in it.
+        CheckpointError: It holds no weights.
     """
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(
@@ -129,10 +130,10 @@ def split_weights(
 
 
 def _check_kind(path: str) -> None:
-    """Refuse what torch.save has not written.
+    """Raise unless the file was written by torch.save.
 
-    Torch before 2.6 loads TorchScript and unpacks tar files even when asked
-    for weights only.
+    Torch before 2.6 loads TorchScript and unpacks tar files even with
+    weights_only.
     """
     if os.path.isdir(path):
         raise CheckpointError(f'{path} is a folder, not a checkpoint; give the path of a file')
@@ -168,13 +169,13 @@ def _check_kind(path: str) -> None:
 
 
 def _is_saved_zip(path: str) -> bool:
-    """Whether a zip file is torch.save's, not TorchScript.
+    """Return whether a zip file was written by torch.save, and is not TorchScript.
 
-    It may have one directory where zipfile looks and another where torch
-    does, so both must say so.
+    Zipfile and torch may find different directories in the same file, so both
+    are checked.
 
     Raises:
-        CheckpointError: It is truncated or damaged.
+        CheckpointError: The file is truncated or damaged.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -198,10 +199,10 @@ def _is_saved(names: List[str]) -> bool:
 
 
 def _remove_attributes(loaded: Any) -> None:
-    """Remove what a pickle has set on dicts beside their items.
+    """Remove the attributes that a pickle has set on dicts.
 
-    An attribute hides the method of its name: with a class for ``pop``,
-    nothing could be removed. State dicts keep their ``_metadata``.
+    An attribute named like a method, such as ``pop``, would replace it. State
+    dicts keep their ``_metadata``.
     """
     pending, seen = [loaded], set()
     while pending:
@@ -219,7 +220,7 @@ def _remove_attributes(loaded: Any) -> None:
 
 
 def _explain(path: str, error: Exception, trust: bool) -> CheckpointError:
-    """A message for what went wrong in torch.load."""
+    """Turn an error of torch.load into one that says what to do."""
     if trust and isinstance(error, (ImportError, AttributeError)):
         return CheckpointError(
             f'{path} needs a package that is not here '
@@ -249,8 +250,9 @@ def _explain(path: str, error: Exception, trust: bool) -> CheckpointError:
 
 @contextmanager
 def _placeholders() -> Iterator[None]:
-    """Let weights_only take the names beside weights, as placeholders; in one
-    thread at a time.
+    """Make weights_only read the names beside weights as placeholders.
+
+    Torch's list is of the process, so one thread at a time enters.
     """
     if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4
         yield
@@ -267,17 +269,18 @@ def _placeholders() -> Iterator[None]:
 
 
 class Placeholder:
-    """Stands for what a pickle would have made by calling something.
+    """The stand-in for an object that a pickle would have made by calling code.
 
     Attributes:
-        name: What it would have called.
-        args: With which arguments.
-        state: What it would have set of the result; None if nothing.
+        name: The class or function that the pickle names.
+        args: The arguments of the call.
+        state: The state to set on the result; None if there is none.
     """
 
     name: str
 
     def __new__(cls, *args: Any) -> 'Placeholder':
+        """Keep the arguments."""
         self = super().__new__(cls)
         self.args, self.state = args, None
         return self
@@ -287,7 +290,7 @@ class Placeholder:
 
 
 def _placeholder(name: str) -> type:
-    """A class that torch takes for the one of that name."""
+    """Make a class that torch's unpickler accepts as the one of that name."""
     module, _, qualname = name.rpartition('.')
     return type(qualname, (Placeholder,), dict(__module__=module, name=name))
 

@@ -1,8 +1,7 @@
-"""What a training keeps beside weights, made anew from data.
+"""Rebuild a checkpoint's training statistics without unpickling.
 
-A pickle says which functions to call to have an array or a history of losses
-again. Here the data that it would give them are looked at instead, and nothing
-that it names is called.
+A pickle names the functions that rebuild an array or a history of losses. Here
+none of them is called: the objects are built from the arguments in the pickle.
 """
 
 import re
@@ -19,19 +18,19 @@ _BYTE_ORDERS = '<>|='
 
 
 def restore_statistics(checkpoint: Any, source: str) -> Any:
-    """Replace placeholders by the numbers, arrays and histories they are for.
+    """Replace placeholders by the numbers, arrays and histories they stand for.
 
     Args:
-        checkpoint: What :func:`read_checkpoint` has read. Its dicts and lists
+        checkpoint: The result of :func:`read_checkpoint`. Its dicts and lists
             are changed in place.
-        source: What messages call it.
+        source: The name of the checkpoint in error messages.
 
     Returns:
-        The same, without a :class:`Placeholder`. What is neither a history
-        nor an array of numbers, nor one number, has become None.
+        The checkpoint without any :class:`Placeholder`. Those that are not a
+        number, an array of numbers or a history become None.
 
     Raises:
-        CheckpointError: It is nested too deeply.
+        CheckpointError: The checkpoint is nested too deeply.
     """
     try:
         return _restore(checkpoint, set())
@@ -45,7 +44,7 @@ def _restore(value: Any, seen: Set[int]) -> Any:
     if isinstance(value, Placeholder):
         try:
             return _make(value)
-        except Exception:  # of many kinds, by what it is instead
+        except Exception:  # the type depends on what it is instead
             return None
     if isinstance(value, tuple):
         return tuple(_restore(item, seen) for item in value)
@@ -58,7 +57,7 @@ def _restore(value: Any, seen: Set[int]) -> Any:
 
 
 def _make(given: Placeholder) -> Any:
-    """From arguments and state, as numpy and MMEngine pickle them."""
+    """Build an object from the arguments and state in the pickle."""
     if given.name == _HISTORY:
         state = given.state
         return HistoryBuffer(
@@ -70,14 +69,14 @@ def _make(given: Placeholder) -> Any:
     if given.name.endswith('._reconstruct'):
         _, shape, dtype, is_fortran, data = given.state
         if isinstance(data, Placeholder) and data.name == 'builtins.bytes':
-            data = b''  # of an empty array
+            data = b''  # an empty array
         order = 'F' if is_fortran else 'C'
         return np.ndarray(shape, _dtype(dtype), data, order=order).copy('K')
     return None
 
 
 def _dtype(given: Placeholder) -> np.dtype:
-    """Of numbers; a dtype of objects would take bytes for addresses."""
+    """Build a dtype of numbers; one of objects would read bytes as addresses."""
     kind, order = given.args[0], given.state[1]
     if not _NUMBERS.fullmatch(kind) or order not in _BYTE_ORDERS:
         raise ValueError(f'{order}{kind} is no type of numbers')

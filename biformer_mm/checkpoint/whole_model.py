@@ -1,11 +1,11 @@
-"""Whole models of the authors' forks to today's OpenMMLab; pure dict -> dict.
+"""Convert whole models of the authors' forks to OpenMMLab's; pure dict -> dict.
 
 The forks are of mmdet 2, mmseg 0.x and a plain classifier. Names of the
 backbone change. Those of necks and heads of RetinaNet, Mask R-CNN, Semantic
 FPN and UperNet do not: the state dicts of mmdet 2.28.2 and mmseg 0.30.0 have
 the names and shapes of mmdet 3's and mmseg 1's.
 
-Needs torch alone.
+Needs only torch.
 """
 
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
@@ -29,13 +29,13 @@ class WholeModel(NamedTuple):
     """A converted checkpoint.
 
     Attributes:
-        weights: Name -> tensor, a whole model's if ``task`` is given and else
-            a backbone's.
+        weights: Name -> tensor, of a whole model if ``task`` is given, and of
+            a backbone otherwise.
         origins: Name -> the name in the checkpoint.
-        dropped: (name in the checkpoint, why) of what was left out.
-        task: 'cls', 'det', 'seg', or None for a backbone alone.
-        meta: What OpenMMLab's inferencers read: ``dataset_meta``, the names
-            and colours of the classes, if the checkpoint has them.
+        dropped: (name in the checkpoint, reason) of each entry left out.
+        task: 'cls', 'det', 'seg', or None for a backbone only.
+        meta: ``dataset_meta`` for OpenMMLab's inferencers, the names and
+            colours of the classes, if the checkpoint has them.
     """
 
     weights: Dict[str, Tensor]
@@ -51,13 +51,13 @@ def convert_model(
     """Convert a classifier, detector, segmentor or backbone.
 
     Args:
-        checkpoint: As ``torch.save`` had it, released or ours. It is not
-            changed.
-        task: 'cls', 'det' or 'seg', what it must be; None for anything.
-        source: What messages call it.
+        checkpoint: The content of a released checkpoint or one of ours. It is
+            not changed.
+        task: The required task, 'cls', 'det' or 'seg'; None accepts any.
+        source: The name of the checkpoint in error messages.
 
     Raises:
-        CheckpointError: It is something else, or holds unknown names.
+        CheckpointError: It has another task, or unknown names.
     """
     weights, rest = split_weights(checkpoint, source)
     dropped = [
@@ -105,17 +105,16 @@ def convert_model(
 
 
 def is_ema(name: str) -> bool:
-    """Whether OpenMMLab's hooks before MMEngine have stored that weight as
-    the running average of another.
-    """
+    """Return whether a weight is a running average (EMA) from before MMEngine."""
     return name.startswith('ema_')
 
 
 def split_backbone(
     weights: Mapping[str, Tensor], prefix: str = BACKBONE
 ) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
-    """The weights below ``prefix``, without it, and the others; all of them,
-    if none is below it.
+    """Split weights into those below a prefix, without it, and the others.
+
+    If none is below the prefix, all weights are in the first part.
     """
     inside = {n[len(prefix) :]: t for n, t in weights.items() if n.startswith(prefix)}
     if not inside:
@@ -138,10 +137,10 @@ def _describe(task: Optional[str]) -> str:
 
 
 def _unread_norms(backbone: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> Tuple[str, ...]:
-    """Output norms of stages that the neck does not read.
+    """Return the prefixes of output norms whose stages the neck does not read.
 
-    The forks norm the maps of all stages, and RetinaNet's neck leaves the
-    first out; here the backbone returns, and norms, only what is read.
+    The forks apply a norm to the maps of all stages, though RetinaNet's neck
+    leaves the first out; here the backbone returns only the maps that are read.
     """
     channels = [
         t.shape[1]
@@ -159,7 +158,7 @@ def _unread_norms(backbone: Mapping[str, Tensor], others: Mapping[str, Tensor]) 
 
 
 def class_names(meta: Any) -> Dict[str, Any]:
-    """``dataset_meta`` as plain data, from the meta of MMEngine or mmcv 1."""
+    """Return ``dataset_meta`` as plain data, from the meta of MMEngine or mmcv 1."""
     if not isinstance(meta, Mapping):
         return {}
     found = meta.get('dataset_meta')

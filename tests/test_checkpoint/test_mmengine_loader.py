@@ -97,7 +97,7 @@ def test_only_trust_runs_code(scheme, tmp_path, monkeypatch):
     torch.save(dict(state_dict=weights, more=Runs(proof)), path)
     name = str(path)
     if scheme:
-        monkeypatch.setattr('biformer_mm.checkpoint.files._download', lambda url: str(path))
+        monkeypatch.setattr('biformer_mm.checkpoint.download.download', lambda *args: str(path))
         name = 'http://example.org/a.pth'
     if scheme in ('mmcls', 'open-mmlab'):
         monkeypatch.setitem(
