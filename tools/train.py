@@ -2,6 +2,8 @@
 
 import argparse
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from biformer_mm.checkpoint.mmengine_loader import read_as_data
 from biformer_mm.datasets.checks.paths import check_data
 from biformer_mm.engine.hooks.compile_blocks_hook import set_compile
@@ -69,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    record(main)()  # torchrun's report has the traceback of the rank that failed
