@@ -1,4 +1,4 @@
-"""The attention as a layer, and the op beneath it. Needs PyTorch alone."""
+"""The attention as a layer, and the op beneath it. Needs PyTorch and einops."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A YOLO-style neck with one layer of attention. Needs PyTorch alone."""
+"""A YOLO-style neck with one layer of attention. Needs PyTorch and einops."""
 
 from typing import List, Sequence
 
