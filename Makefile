@@ -8,31 +8,41 @@ LOCK ?= lock.txt
 TASK ?= retinanet
 # What only the second tier needs lies beside the environment, which stays as locked.
 SECOND_TIER = $(VENV).second-tier
+DOCS_VENV = $(VENV).docs
 # more of pytest's options
 PYTEST_OPTIONS ?=
+# a process of one thread for each core; to debug: make test PARALLEL=
+PARALLEL ?= -n auto --dist worksteal
 
 # The environment is the locked one: nothing of the caller's shell may come before it, nor these variables, whose
 # names others read too, reach what runs there.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PYTHON VENV LOCK PYTEST_OPTIONS
 
-.PHONY: help setup test test-all test-slow test-upstream test-release test-faults demo clean distclean
+.PHONY: help setup lint test test-all test-slow test-upstream test-release test-faults demo docs clean distclean
 
 help:
 	@echo 'make setup          create or repair the tested environment in $(VENV)'
-	@echo 'make test           set up, then run the tests'
+	@echo 'make lint           set up, then check style, docstrings and types'
+	@echo 'make test           set up, then run the tests of the first tier'
 	@echo 'make test-all       the same, then the slow tests'
 	@echo 'make test-upstream  the same with the original OpenMMLab packages, in $(UPSTREAM_VENV)'
 	@echo 'make test-release   set up, then try out wheel and sdist'
 	@echo 'make test-faults    set up, then break data, disks and processes on purpose'
 	@echo 'make demo           set up, then run the demo'
-	@echo 'make clean          remove caches'
-	@echo 'make distclean      remove caches and both environments'
+	@echo 'make docs           build the documentation in site/, with an environment of its own'
+	@echo 'make clean          remove caches and site/'
+	@echo 'make distclean      remove these and all environments'
 
 setup:
 	@"$(PYTHON)" tools/misc/setup_env.py --venv "$(VENV)" --lock "$(LOCK)"
 
+lint: setup
+	"$(VENV)/bin/python" -m ruff check .
+	"$(VENV)/bin/python" -m ruff format --check .
+	"$(VENV)/bin/python" -m mypy biformer_mm/ops biformer_mm/models
+
 test: setup
-	"$(VENV)/bin/python" -m pytest $(PYTEST_OPTIONS)
+	"$(VENV)/bin/python" -m pytest $(PARALLEL) $(PYTEST_OPTIONS)
 
 test-all: test
 	@$(MAKE) --no-print-directory test-slow PYTHON="$(PYTHON)" VENV="$(VENV)" LOCK="$(LOCK)" PYTEST_OPTIONS="$(PYTEST_OPTIONS)"
@@ -45,7 +55,7 @@ test-slow: setup
 	    --target "$(SECOND_TIER)" -r requirements/second_tier.txt && \
 	cp requirements/second_tier.txt "$(SECOND_TIER)/installed.txt"; }
 	PATH="$$(cd "$(VENV)/bin" && pwd):$$PATH" PYTHONPATH="$$(cd "$(SECOND_TIER)" && pwd)" \
-	    "$(VENV)/bin/python" -m pytest -m slow $(PYTEST_OPTIONS)
+	    "$(VENV)/bin/python" -m pytest -m slow $(PARALLEL) $(PYTEST_OPTIONS)
 
 test-upstream:
 	@$(MAKE) --no-print-directory test PYTHON="$(PYTHON)" VENV="$(UPSTREAM_VENV)" LOCK=upstream.txt PYTEST_OPTIONS="$(PYTEST_OPTIONS)"
@@ -59,9 +69,17 @@ test-faults: setup
 demo: setup
 	"$(VENV)/bin/python" tools/demo.py $(TASK)
 
+# Nothing is resolved, as in test-slow.
+docs:
+	@cmp -s requirements/docs.txt "$(DOCS_VENV)/installed.txt" || { \
+	rm -rf "$(DOCS_VENV)" && "$(PYTHON)" -m venv "$(DOCS_VENV)" && \
+	"$(DOCS_VENV)/bin/python" -m pip install --quiet --no-deps -r requirements/docs.txt && \
+	cp requirements/docs.txt "$(DOCS_VENV)/installed.txt"; }
+	NO_MKDOCS_2_WARNING=1 "$(DOCS_VENV)/bin/python" -m mkdocs build --strict
+
 clean:
-	rm -rf .pytest_cache build
-	find . \( -path './$(VENV)' -o -path './$(UPSTREAM_VENV)' -o -path './$(SECOND_TIER)' \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .pytest_cache build site
+	find . \( -path './$(VENV)' -o -path './$(UPSTREAM_VENV)' -o -path './$(SECOND_TIER)' -o -path './$(DOCS_VENV)' \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf "$(VENV)" "$(VENV).lock" "$(SECOND_TIER)" "$(UPSTREAM_VENV)" "$(UPSTREAM_VENV).lock"
+	rm -rf "$(VENV)" "$(VENV).lock" "$(SECOND_TIER)" "$(DOCS_VENV)" "$(UPSTREAM_VENV)" "$(UPSTREAM_VENV).lock"

@@ -20,9 +20,7 @@ def read_version():
 
 
 def read_requirements(name):
-    """Requirements listed in requirements/NAME.txt, those of the files it
-    includes by ``-r`` among them.
-    """
+    """Return the requirements in requirements/NAME.txt and in files included by ``-r``."""
     lines = (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
     requirements = []
     for line in filter(None, (line.partition('#')[0].strip() for line in lines)):

@@ -220,7 +220,7 @@ def parse_args() -> argparse.Namespace:
         try:
             check_backend_name(name)
         except ValueError as error:
-            raise SystemExit(f'error: {error}')
+            raise SystemExit(f'error: {error}') from None
     args.repeats = args.repeats or (10 if args.device == 'cuda' else 3)
     return args
 

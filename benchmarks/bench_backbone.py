@@ -85,9 +85,7 @@ class Worker:
             self.row.update(about)
 
     def _receive(self, request: Optional[bool] = None):
-        """The process's answer; None, and an error in the row, if it has
-        none.
-        """
+        """Return the process's answer; None, and an error in the row, if it has none."""
         try:
             if request is not None:
                 self.pipe.send(request)
@@ -255,7 +253,7 @@ def model_specs(args: argparse.Namespace) -> List[str]:
             try:
                 check_backend_name(backend)
             except ValueError as error:
-                raise SystemExit(f'error: {error}')
+                raise SystemExit(f'error: {error}') from None
             specs.append(
                 f'biformer:{arch},num_regions={args.num_regions}'
                 + (f',attn_backend={backend}' * (backend != 'auto'))

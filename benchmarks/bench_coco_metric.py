@@ -66,8 +66,9 @@ def main() -> None:
 
 
 def generate(images: int, detections: int) -> Tuple[Dict, List[Dict]]:
-    """COCO's annotations, and what a detector would find: shifted objects and
-    false ones, some with a wrong class.
+    """Make annotations in COCO's format and detections of them.
+
+    The detections are shifted objects and false ones, some with a wrong class.
     """
     rng = np.random.default_rng(0)
     annotations, samples = [], []
@@ -180,8 +181,9 @@ def compare(path: str, samples: List[Dict], kind: str, repeats: int) -> List[Dic
 
 
 def evaluate(metric_type, path: str, samples: List[Dict], kind: str) -> Tuple[Dict, float]:
-    """Figures, by class too, and the seconds to compute them, which do not
-    count reading the annotations.
+    """Return the figures, by class too, and the seconds to compute them.
+
+    Reading the annotations does not count.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         metric = metric_type(ann_file=path, metric=kind, classwise=True)

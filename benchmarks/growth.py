@@ -98,8 +98,9 @@ def all_slopes(rows: List[Dict]) -> List[Dict]:
 
 
 def growth_slope(rows: List[Dict], kind: str, mode: str, quantity: str) -> Dict:
-    """Slope of all sizes, and of the large ones, where the law shows: calls
-    cost little there, and S is rounded several times.
+    """Return the slope over all sizes, and over the large ones, where the law shows.
+
+    Calls cost little there, and S is rounded several times.
     """
     points = [
         (row['tokens'], value_of(row, quantity))

@@ -1,5 +1,6 @@
 """Time and peak memory of one piece of work, on a CPU or a GPU."""
 
+import contextlib
 import resource
 import statistics
 import sys
@@ -175,10 +176,8 @@ def reset_peak_memory(device: str) -> None:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         return
-    try:
+    with contextlib.suppress(OSError):
         Path('/proc/self/clear_refs').write_text('5')
-    except OSError:
-        pass
 
 
 def peak_memory(device: str) -> int:

@@ -21,10 +21,10 @@ class Maps(nn.Module):
         # mmdet's Swin pads within, timm's insists on whole patches.
         x = nn.functional.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
         maps = []
-        for x, norm in zip(self.model(x), self.norms):
-            if x.shape[-1] != norm.normalized_shape[0]:
-                x = x.permute(0, 2, 3, 1)
-            maps.append(norm(x).permute(0, 3, 1, 2).contiguous())
+        for y, norm in zip(self.model(x), self.norms):
+            if y.shape[-1] != norm.normalized_shape[0]:
+                y = y.permute(0, 2, 3, 1)
+            maps.append(norm(y).permute(0, 3, 1, 2).contiguous())
         return maps
 
 

@@ -222,7 +222,9 @@ def main() -> None:
             result = json.loads(path.read_text())
             plot = PLOTS.get(result['benchmark'])
         except (OSError, ValueError, KeyError) as error:
-            raise SystemExit(f'error: {path} is no result of a benchmark ({type(error).__name__})')
+            raise SystemExit(
+                f'error: {path} is no result of a benchmark ({type(error).__name__})'
+            ) from None
         if plot is None:
             print(f'{path} has a table only')
             continue

@@ -1,7 +1,8 @@
-"""BiFormer for OpenMMLab: importing this registers the models, and changes
-nothing else; see :func:`biformer_mm.utils.register_all_modules` for the rest.
+"""BiFormer for OpenMMLab.
 
-The ops work without MMEngine, so ``import biformer_mm.ops`` needs torch alone.
+Importing this registers the models and changes nothing else;
+:func:`biformer_mm.utils.register_all_modules` does the rest. The ops work without MMEngine:
+``import biformer_mm.ops`` needs torch and einops only.
 """
 
 from importlib.util import find_spec

@@ -1,6 +1,6 @@
-"""BiFormer in timm: importing this makes ``timm.create_model`` know it.
+"""BiFormer in timm: import this module to make ``timm.create_model`` accept its names.
 
-It needs timm 1.0 or later, and nothing of OpenMMLab.
+It needs timm 1.0 or later, but not OpenMMLab.
 """
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
@@ -28,16 +28,16 @@ default_cfgs = generate_default_cfgs(
 
 
 class BiFormerClassifier(BiFormer):
-    """The backbone with a head, and the methods that timm expects of a model.
+    """The backbone with a classifier and the methods that timm expects of a model.
 
     Args:
         arch: See :class:`biformer_mm.models.BiFormer`.
         in_chans: Channels of the image.
-        num_classes: Outputs of the classifier; 0 for none.
-        global_pool: timm's name of the pooling; '' for none.
+        num_classes: Number of classes; 0 for no classifier.
+        global_pool: Pooling, as timm names it; '' for none.
         drop_rate: Dropout rate before the classifier.
-        options: More arguments of :class:`biformer_mm.models.BiFormer`, such
-            as ``num_regions`` and ``drop_path_rate``.
+        options: More arguments of :class:`biformer_mm.models.BiFormer`, such as ``num_regions``
+            and ``drop_path_rate``.
     """
 
     def __init__(
@@ -63,15 +63,15 @@ class BiFormerClassifier(BiFormer):
         self.head.apply(init_linear)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> logits (N, ``num_classes``)."""
+        """Compute logits: (N, C, H, W) -> (N, ``num_classes``)."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images -> the last stage's map, normed, (N, C, H, W)."""
+        """Compute the last stage's map, normalised, (N, C, H, W)."""
         return super().forward(x)[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map -> logits, or what the classifier would be given."""
+        """Compute logits from the map, or with ``pre_logits`` the input of the classifier."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward_intermediates(
@@ -83,18 +83,21 @@ class BiFormerClassifier(BiFormer):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
-        """Compute maps of several stages; the arguments are timm's.
+        """Compute the maps of several stages, with timm's arguments.
 
         Args:
-            x: Images.
-            indices: Stages; an integer n means the last n, None all.
-            norm: Apply the classifier's norm to the last stage's map.
-            stop_early: Run no stage after the last one asked for.
-            output_fmt: 'NCHW', no other.
-            intermediates_only: Leave out the final map.
+            x: Images, (N, C, H, W).
+            indices: Stages. An integer n means the last n, None means all.
+            norm: Apply the output norm to the last stage's map.
+            stop_early: Stop after the last of these stages.
+            output_fmt: 'NCHW', the only format.
+            intermediates_only: Return only the stages' maps.
 
         Returns:
-            The final map, normed, and the stages' maps; or these alone.
+            The final map, normalised, and the list of the stages' maps; or only the list.
+
+        Raises:
+            ValueError: A stage does not exist, or ``output_fmt`` is not 'NCHW'.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt must be 'NCHW'; got {output_fmt!r}")
@@ -111,7 +114,7 @@ class BiFormerClassifier(BiFormer):
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> List[int]:
-        """Drop what the maps of some stages do not need.
+        """Remove the parts that the maps of the given stages do not need.
 
         Returns:
             The stages, counted from the first.
@@ -130,19 +133,22 @@ class BiFormerClassifier(BiFormer):
         return wanted
 
     def get_classifier(self) -> nn.Module:
+        """Return the last layer."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        """Replace the classifier by a new one; 0 classes for none."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass to save memory."""
         self.with_cp = enable
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict:
-        """Depth of each weight, for rates that decay with it."""
+        """Return patterns that group weights by depth, for layer-wise learning rates."""
         if coarse:
             return dict(stem='stem', blocks=r'(?:stages|downsamples)\.(\d+)')
         return dict(
@@ -164,9 +170,7 @@ class BiFormerClassifier(BiFormer):
 
 
 def _read_weights(checkpoint: Dict) -> Dict[str, Tensor]:
-    """A checkpoint's weights under our names, without a head that served
-    token labelling in training.
-    """
+    """Convert a checkpoint to our names, without the auxiliary head of token labelling."""
     weights = convert_state_dict(checkpoint)
     return {n: t for n, t in weights.items() if not n.startswith('aux_head.')}
 
@@ -185,19 +189,23 @@ def _create(arch: str, pretrained: bool, **options: Any) -> nn.Module:
 
 @register_model
 def biformer_tiny(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build BiFormer-T; ``options`` are those of :class:`BiFormerClassifier`."""
     return _create('tiny', pretrained, **options)
 
 
 @register_model
 def biformer_small(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build BiFormer-S; ``options`` are those of :class:`BiFormerClassifier`."""
     return _create('small', pretrained, **options)
 
 
 @register_model
 def biformer_base(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build BiFormer-B; ``options`` are those of :class:`BiFormerClassifier`."""
     return _create('base', pretrained, **options)
 
 
 @register_model
 def biformer_stl(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build BiFormer-STL; ``options`` are those of :class:`BiFormerClassifier`."""
     return _create('stl', pretrained, **options)

@@ -3,6 +3,10 @@ import shutil
 import time
 from importlib.util import find_spec
 
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    # Workers share the cores. PyTorch reads it on import, and so do the tools that tests start.
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 import known_skips
 import pytest
 import torch
@@ -16,7 +20,6 @@ if find_spec('mmengine'):  # as the tools do
     from biformer_mm.utils import register_all_modules
 
     register_all_modules()
-LEFT_OUT = pytest.StashKey()  # names of tests
 
 
 def pytest_addoption(parser):
@@ -33,13 +36,12 @@ def pytest_addoption(parser):
     )
 
 
-def pytest_runtest_protocol(item):
-    """Leave out the test if there is no time left for it."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip the test if there is no time left for it."""
     until = item.config.option.until
-    if until is None or time.time() < until:
-        return None
-    item.config.stash.setdefault(LEFT_OUT, []).append(item.nodeid)
-    return True
+    if until is not None and time.time() >= until:
+        pytest.skip('no time was left')
 
 
 def pytest_sessionfinish(session):
@@ -50,11 +52,6 @@ def pytest_sessionfinish(session):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    left_out = config.stash.get(LEFT_OUT, [])
-    if left_out:
-        terminalreporter.section('no time was left for')
-        for name in left_out:
-            terminalreporter.line(name)
     if config.option.known_skips:
         lines, unknown = known_skips.summarize(skipped_in(config))
         if lines:
@@ -70,8 +67,9 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def skipped_in(config):
+    """Return the reports of skipped tests; none in a worker of xdist, which has no reporter."""
     reporter = config.pluginmanager.get_plugin('terminalreporter')
-    return reporter.stats.get('skipped', [])
+    return reporter.stats.get('skipped', []) if reporter else []
 
 
 @pytest.fixture(scope='session')

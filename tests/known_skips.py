@@ -7,6 +7,7 @@ one has another: a test that is always skipped tests nothing.
 # As pytest prints them, with where the test runs.
 KNOWN = {
     'needs a GPU': 'on a GPU',
+    'no time was left': 'make test-all',
     "Triton's interpreter has no bf16 products": 'on a GPU',
     'torch 2.4 and later read it': 'make test-upstream',
 }

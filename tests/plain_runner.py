@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
-# Nothing but torch and what it brings is found.
+# Of the packages named here, none is found: the models need torch and einops only.
 HIDE = """
 import importlib.util, sys
 import torch
-HIDDEN = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm', 'einops',
+HIDDEN = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm',
           'cv2', 'addict', 'yapf', 'matplotlib'} - set(sys.argv[1:])
 class Hide:
     def find_spec(self, name, path=None, target=None):

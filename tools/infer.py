@@ -116,7 +116,7 @@ def main() -> None:
             print(*damaged, sep='\n', file=sys.stderr)
             raise UsageError(
                 f'all files must be readable; {len(damaged)} of {len(inputs)} '
-                'were not, as listed above; mend or remove them'
+                'were not, as listed above; correct or remove them'
             )
 
 
@@ -224,8 +224,10 @@ def read_image(path: str) -> np.ndarray:
 
 
 def predict_on(image: np.ndarray, predict: Predictor) -> Prediction:
-    """Predict. One image that a pipeline or a network cannot take, such as
-    one of 5000 x 1 pixels, must not end a run over thousands.
+    """Predict, or say why one image cannot be used.
+
+    One image that a pipeline or a network cannot take, such as one of 5000 x 1 pixels, must not
+    end a run over thousands.
     """
     try:
         return predict(image)

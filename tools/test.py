@@ -56,7 +56,7 @@ def main() -> None:
                 '--tta needs a test_dataloader.dataset.pipeline, '
                 'or tta_model and tta_pipeline, as the framework '
                 'takes them',
-                'mend the config',
+                'correct the config',
             ):
                 testing.set_tta(cfg)
         runner = launch.build_runner(cfg)

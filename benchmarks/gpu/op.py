@@ -1,5 +1,6 @@
-"""Time of the attention op in every stage: replays of a CUDA graph over three
-inputs in turn, and beside them eager calls.
+"""Time the attention op in every stage.
+
+Replays of a CUDA graph over three inputs in turn are timed, and beside them eager calls.
 
 A mode's rows are of triton, of sdpa (which gathers) and of dense attention
 with as many query-key pairs.

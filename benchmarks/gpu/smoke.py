@@ -51,8 +51,9 @@ def compile_kernels(problem: Problem, device: str, dtype: str) -> None:
 
 
 def wait(kernels: Future) -> None:
-    """Raise what compiling raised, unless its process died: then the check
-    compiles once more.
+    """Raise what compiling raised.
+
+    If its process died, raise nothing: the check compiles once more.
     """
     try:
         kernels.result()

@@ -1,4 +1,4 @@
-"""One step, in a process of its own:
+"""Run one step in a process of its own.
 
     python -m gpu.step FOLDER UNTIL MODULE [ARGUMENT ...] [--dry]
 

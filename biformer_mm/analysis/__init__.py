@@ -1,4 +1,4 @@
-"""Complexity of bi-level routing attention."""
+"""Costs of models, and curves of training logs."""
 
 from .flops import register_flop_handles
 

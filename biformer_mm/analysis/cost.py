@@ -19,14 +19,14 @@ BOXES, MASKS = 1000, 100
 
 
 class Cost(NamedTuple):
-    """What a model or a part of it has and does for one image.
+    """The cost of a model, or of a part of it, for one image.
 
     Attributes:
-        parameters: Their number.
+        parameters: Number of parameters.
         multiply_adds: Of convolutions and matrix products; a multiplication
-            and the addition that follows are one.
-        activations: Numbers that these put out. Fused attention puts out its
-            result alone, no scores.
+            and the following addition count as one.
+        activations: Number of output elements of these operations. Fused
+            attention has no scores among its outputs.
     """
 
     parameters: int
@@ -35,10 +35,11 @@ class Cost(NamedTuple):
 
 
 def model_cost(cfg: Config, size: Tuple[int, int]) -> Tuple[int, int]:
-    """Count what a config's model has and what inference on an image takes.
+    """Count the parameters of a config's model, and its multiply-adds for an image.
 
     Args:
-        cfg, size: See :func:`cost_by_part`.
+        cfg: See :func:`cost_by_part`.
+        size: See :func:`cost_by_part`.
 
     Returns:
         Parameters and multiply-adds.
@@ -49,10 +50,10 @@ def model_cost(cfg: Config, size: Tuple[int, int]) -> Tuple[int, int]:
 
 
 def cost_by_part(cfg: Config, size: Tuple[int, int]) -> Dict[str, Cost]:
-    """Count part by part what a config's model has and does for an image.
+    """Count the cost of each part of a config's model for an image.
 
-    Where the model allows it nothing is computed: tensors with a shape alone
-    pass through it.
+    Where the model allows it, nothing is computed: fake tensors, which have
+    shapes but no values, pass through it.
 
     Args:
         cfg: Config of mmdet, mmseg or mmpretrain.
@@ -60,24 +61,23 @@ def cost_by_part(cfg: Config, size: Tuple[int, int]) -> Dict[str, Cost]:
 
     Returns:
         Cost of each part of :func:`biformer_mm.analysis.parts.find_parts`, and
-        of what belongs to none. The heads of two-stage detectors are taken to
-        see 1000 boxes and 100 masks, as how many there are depends on the
-        image.
+        of the rest. The heads of two-stage detectors are counted for 1000 boxes
+        and 100 masks, as the real number depends on the image.
     """
     model = build_network(cfg).eval()
     parts = find_parts(model)
     count = _Count([*parts, OTHER])
     for name, modules in parts.items():
-        # Those inside too: blocks of a stage are called one by one, and
+        # Submodules too: a stage's blocks are called one by one, and the
         # branches of a head by a decoder.
         for module in nn.ModuleList(modules).modules():
             for method in ('forward', 'predict'):
-                # What is in two parts is the first one's.
+                # A module of two parts counts for the first.
                 if hasattr(module, method) and method not in vars(module):
                     setattr(module, method, count.as_part(name, getattr(module, method)))
     try:
         count.run(model, size, FakeTensorMode(allow_non_fake_inputs=True))
-    except RuntimeError:  # the way through some heads depends on values
+    except RuntimeError:  # some heads depend on values
         count.run(model, size, nullcontext())
 
     counted = set()
@@ -95,11 +95,11 @@ def cost_by_part(cfg: Config, size: Tuple[int, int]) -> Dict[str, Cost]:
 
 
 class _Count(TorchDispatchMode):
-    """Attributes what PyTorch's counter counts to the part that is running.
+    """Add the counts of PyTorch's counter to the part that is running.
 
     Attributes:
-        flops: Of each part; a multiplication and an addition are two.
-        activations: Of each part.
+        flops: By part; a multiplication and an addition count as two.
+        activations: By part.
     """
 
     def __init__(self, names: List[str]) -> None:
@@ -109,17 +109,17 @@ class _Count(TorchDispatchMode):
 
     @torch.no_grad()
     def run(self, model: nn.Module, size: Tuple[int, int], mode: ContextManager) -> None:
-        """Count from zero, under a mode such as fake tensors'."""
+        """Count from zero, within ``mode``, such as FakeTensorMode."""
         self.flops = dict.fromkeys(self.names, 0)
         self.activations = dict.fromkeys(self.names, 0)
         self.counter = make_counter()
-        with mode, self.counter, self:  # the last comes first to each op
+        with mode, self.counter, self:  # the last one sees each op first
             _infer(model, torch.zeros(1, 3, *size))
 
     def as_part(self, name: str, method: Callable) -> Callable:
-        """A part's method, whose ops are the part's. It has to be replaced:
-        heads' methods are called directly, so that no hook of a module sees
-        it.
+        """Wrap a method so that its ops count for a part.
+
+        Module hooks do not suffice: methods of heads are called directly.
         """
 
         @wraps(method)
@@ -144,7 +144,7 @@ class _Count(TorchDispatchMode):
 
 
 def make_counter() -> FlopCounterMode:
-    """PyTorch's counter, which does not know the CPU's fused attention."""
+    """Return PyTorch's counter, extended by the CPU's fused attention."""
     attention = getattr(torch.ops.aten, '_scaled_dot_product_flash_attention_for_cpu', None)
     return FlopCounterMode(display=False, custom_mapping={attention: _attention_flops})
 

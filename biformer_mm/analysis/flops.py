@@ -1,7 +1,7 @@
-"""Teach MMEngine's FLOP counter fused attention, PyTorch's and ours.
+"""Let MMEngine's FLOP counter count fused attention, PyTorch's and ours.
 
-Without a handle it counts nothing for the attention's two matrix products, so
-that the figure would depend on the backend.
+Otherwise it does not count the attention's two matrix products, and the result
+depends on the backend.
 """
 
 from math import prod
@@ -14,10 +14,7 @@ from biformer_mm.ops.flops import multiplications
 
 
 def register_flop_handles() -> None:
-    """Count fused attention wherever MMEngine's counter is used.
-
-    A handle that is already there is kept.
-    """
+    """Register handles for fused attention in MMEngine's counter, unless it has some."""
     handles = {'aten::scaled_dot_product_attention': attention_flops}
     for name in ('region_attention', 'chunked_attention', 'dense_attention'):
         handles[f'biformer_mm::{name}'] = region_attention_flops
@@ -26,7 +23,7 @@ def register_flop_handles() -> None:
 
 
 def attention_flops(inputs: List[Any], outputs: List[Any]) -> int:
-    """Multiply-adds of softmax(Q K^T) V, by MMEngine's handle signature.
+    """Count the multiply-adds of softmax(Q K^T) V, as a handle of MMEngine.
 
     Args:
         inputs: Traced q (..., L, d), k (..., S, d) and v (..., S, e).
@@ -37,11 +34,11 @@ def attention_flops(inputs: List[Any], outputs: List[Any]) -> int:
 
 
 def region_attention_flops(inputs: List[Any], outputs: List[Any]) -> int:
-    """Multiply-adds of both products of a registered region attention.
+    """Count the multiply-adds of both products of a registered region attention.
 
     Args:
-        inputs: Traced query (N, Sh, Sw, h, w, C), key, value and region_index
-            (N, Sh*Sw, k), and more.
+        inputs: Traced query (N, Sh, Sw, h, w, C), key, value, region_index
+            (N, Sh*Sw, k), and others.
         outputs: Unused.
     """
     return 2 * multiplications(get_shape(inputs[0]), get_shape(inputs[3]))

@@ -1,8 +1,8 @@
-"""MMEngine's logs of a training, restarts joined.
+"""Read MMEngine's logs of a training and join its restarts.
 
-A run is what one work directory holds: one session, or several of which the
-later ones went on from a checkpoint of the earlier ones (``--resume``). Points
-are (iteration, value), the iteration counted from 1 over the whole run.
+A run is the content of one work directory: one session, or several, each of
+which resumed from a checkpoint of an earlier one. Points are (iteration,
+value); iterations count from 1 over the whole run.
 """
 
 import json
@@ -21,9 +21,9 @@ class Session(NamedTuple):
 
     Attributes:
         name: Its time stamp.
-        start: Iterations that were done before it.
+        start: Number of iterations before it.
         training: Curve of each quantity that training logged.
-        validation: The same of validation.
+        validation: Curve of each quantity that validation logged.
     """
 
     name: str
@@ -33,12 +33,12 @@ class Session(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What the sessions of a work directory make up together.
+    """The joined sessions of a work directory.
 
     Attributes:
         sessions: In order of time.
         training: Curve of each quantity that training logged.
-        validation: The same of validation.
+        validation: Curve of each quantity that validation logged.
     """
 
     sessions: List[Session]
@@ -49,15 +49,14 @@ class Run(NamedTuple):
 def read_run(folder: str, warn: Callable[[str], None]) -> Run:
     """Read the logs of a run.
 
-    A later session's points replace the earlier ones' from where it went on.
+    The points of a later session replace earlier points from its start on.
 
     Args:
-        folder: A work directory, or the folder of one of its sessions, which
-            then is the whole run.
-        warn: Called with a text for each line that is left out.
+        folder: A work directory, or the folder of a single session.
+        warn: Called with a text for each line that is skipped.
 
     Raises:
-        UsageError: There is no such folder, or no training log in it.
+        UsageError: The folder does not exist or has no training log.
     """
     if not osp.isdir(folder):
         raise UsageError(f'there is no folder {folder}; give the --work-dir of a training')
@@ -88,10 +87,10 @@ def read_session(folder: Path, warn: Callable[[str], None]) -> Session:
 
     Args:
         folder: WORK_DIR/TIMESTAMP.
-        warn: Called with a text for each line that is left out.
+        warn: Called with a text for each line that is skipped.
     """
     path = folder / 'vis_data' / f'{folder.name}.json'
-    if not path.is_file():  # of the same records, and other hooks'
+    if not path.is_file():  # this file has the same records, and those of hooks
         path = path.with_name('scalars.json')
     start, epoch_length = _read_text_log(folder / f'{folder.name}.log')
     training: Dict[str, Curve] = {}
@@ -101,19 +100,19 @@ def read_session(folder: Path, warn: Callable[[str], None]) -> Session:
         if 'iter' in record:
             last, curves, prefix = record['iter'], training, 'train/'
             iteration = last
-            if start is None:  # no text log: nearly where it went on
+            if start is None:  # no text log: this is close to the start
                 start = last - 1
         else:
             curves, prefix = validation, 'val/'
-            # Iterations, or epochs: a validation never lies before the
-            # training that was logged before it.
+            # The step is an iteration or an epoch: a validation is never
+            # before the training that was logged before it.
             step = record.get('step', 0)
             iteration = max(last, step)
             if step < last <= step * epoch_length:
                 iteration = step * epoch_length
         for name, value in record.items():
             if name not in ('iter', 'epoch', 'step') and _is_number(value):
-                if name.startswith(prefix):  # LogProcessor's hierarchy
+                if name.startswith(prefix):  # as LogProcessor may write it
                     name = name[len(prefix) :]
                 curves.setdefault(name, {})[iteration] = value
     return Session(folder.name, start or 0, training, validation)
@@ -130,8 +129,11 @@ def _is_number(value: object) -> bool:
 
 
 def _read_text_log(path: Path) -> Tuple:
-    """What the JSON log does not have: the iterations done before the session,
-    None if that is unknown; and the iterations of an epoch, or 0.
+    """Read what the JSON log lacks.
+
+    Returns:
+        Iterations before the session, None if unknown; and iterations per
+        epoch, 0 if unknown.
     """
     if not path.is_file():
         return None, 0
@@ -142,7 +144,7 @@ def _read_text_log(path: Path) -> Tuple:
 
 
 def _read_records(path: Path, warn: Callable[[str], None]) -> List[Dict]:
-    """The objects of a file that has one in each line."""
+    """Read a file of one JSON object per line."""
     if not path.is_file():
         return []
     records = []
@@ -158,7 +160,7 @@ def _read_records(path: Path, warn: Callable[[str], None]) -> List[Dict]:
             records.append(record)
         elif line.strip():
             warn(
-                f'line {number} of {path} is no record, as when a run is '
+                f'line {number} of {path} is not a record, as when a run is '
                 'killed while it writes; it is left out'
             )
     return records

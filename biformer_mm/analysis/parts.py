@@ -1,4 +1,4 @@
-"""The parts of a model that costs are told by."""
+"""Split a model into the parts whose cost is reported."""
 
 from typing import Dict, List
 
@@ -6,19 +6,19 @@ from torch import nn
 
 from biformer_mm.models import BiFormer
 
-OTHER = 'other'  # what belongs to no part
+OTHER = 'other'  # the rest
 
 
 def find_parts(model: nn.Module) -> Dict[str, List[nn.Module]]:
     """Divide a model of mmdet, mmseg or mmpretrain.
 
     Args:
-        model: Whole model, or a backbone alone.
+        model: Whole model, or a backbone.
 
     Returns:
         Modules of each part: BiFormer's stem and stages, each stage with the
-        downsampling before and the norm of its map after it; the other
-        children of the model by their names, of an RoI head its children.
+        downsampling before it and the norm of its output; the other children of
+        the model by name; for an RoI head, its children.
     """
     if isinstance(model, BiFormer):
         return _stages(model)

@@ -1,7 +1,4 @@
-"""The look of the analysis tools' figures, and writing them.
-
-Apart from the tools, as matplotlib takes a while to import.
-"""
+"""Style and save the figures of the analysis tools."""
 
 import os.path as osp
 from typing import Dict
@@ -16,8 +13,8 @@ from biformer_mm.utils.errors import UsageError
 FORMATS = ('.png', '.svg', '.pdf')
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
-# For grey print. As many as colours: shifted by one after each round, they
-# make 36 pairs.
+# For grey print. There are as many as colours: shifted by one after each round,
+# they make 36 pairs.
 DASHES = (
     '-',
     (0, (5, 1.5)),
@@ -46,16 +43,16 @@ STYLE = {
 
 
 def line(i: int) -> Dict:
-    """How the i-th line of a figure is drawn: colour, dashes and marker."""
+    """Return colour, dashes and marker of the i-th line of a figure."""
     shifted = (i + i // len(COLORS)) % len(DASHES)
     return dict(color=COLORS[i % len(COLORS)], linestyle=DASHES[shifted], marker=MARKERS[shifted])
 
 
 def check_format(path: str) -> None:
-    """Refuse a path that no figure can be written to, before the work.
+    """Refuse an output path for a figure before the work starts.
 
     Raises:
-        UsageError: Its suffix is not in :data:`FORMATS`, or it cannot be
+        UsageError: The suffix is not in :data:`FORMATS`, or the path cannot be
             written.
     """
     if osp.splitext(path)[1].lower() not in FORMATS:
@@ -64,11 +61,11 @@ def check_format(path: str) -> None:
 
 
 def save(figure: Figure, path: str) -> None:
-    """Write a figure, wholly or not at all, and the folders that it needs.
+    """Write a figure completely or not at all, and create its folder.
 
     Args:
-        figure: What to write; its artists have been made under :data:`STYLE`.
-        path: Where; the suffix is the format.
+        figure: The figure, drawn under :data:`STYLE`.
+        path: Output path; its suffix is the format.
 
     Raises:
         UsageError: The path cannot be written.

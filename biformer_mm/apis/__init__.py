@@ -1,1 +1,1 @@
-"""Models and predictions from a config."""
+"""Build models from configs and predict with them."""

@@ -1,6 +1,6 @@
-"""Predictions as plain data and pictures, by OpenMMLab's inferencers.
+"""Predict with OpenMMLab's inferencers and return plain data and pictures.
 
-H and W are the sides of the original image in pixels; images are BGR.
+H and W are the height and width of the original image in pixels; images are BGR.
 """
 
 import colorsys
@@ -20,19 +20,19 @@ from biformer_mm.utils.errors import UsageError, explained
 from .model import build_model
 
 _SCOPES = dict(det='mmdet', seg='mmseg', cls='mmpretrain')
-# Text on a smaller image cannot be read, so that it is enlarged for drawing.
+# Text on a smaller image is not legible, so it is enlarged for drawing.
 _MIN_SIDE, _MAX_SIDE = 320, 4096
 
 
 class Prediction(NamedTuple):
-    """What a model says about an image.
+    """The predictions on one image.
 
     Attributes:
-        result: Plain data, as docs/inference.md describes it.
+        result: Plain data, see docs/inference.md.
         overlay: The image with the predictions drawn on it, (H, W, 3) uint8;
             a small image is enlarged.
-        label_map: Class of each pixel, (H, W) uint8 (uint16 above 256
-            classes), of a segmentor; else None.
+        label_map: For a segmentor, the class of each pixel, (H, W) uint8
+            (uint16 above 256 classes); otherwise None.
     """
 
     result: Dict[str, Any]
@@ -57,17 +57,17 @@ def build_predictor(
         cfg: Config of mmdet, mmseg or mmpretrain.
         checkpoint: Path or URL of the whole model's weights.
         task: 'det' (with masks if the model has them), 'seg', 'cls', or 'auto'
-            for what the config's framework is for.
-        device: Where the model goes.
-        score_thr: Detections of a lower score are left out.
+            for the task of the config's framework.
+        device: Device of the model.
+        score_thr: Detections with a lower score are dropped.
         trust: See :func:`biformer_mm.checkpoint.load_model`.
 
     Returns:
-        The function; and where the class names come from, as text.
+        The function, and a text that says where the class names come from.
 
     Raises:
-        UsageError: The config is for another task or cannot be tested, or the
-            checkpoint does not fit.
+        UsageError: The config is for another task or has no test pipeline, or
+            the checkpoint does not fit.
     """
     cfg = deepcopy(cfg)
     task = _choose_task(cfg, task)
@@ -78,19 +78,19 @@ def build_predictor(
             f'{cfg.filename or ""} has no '
             'test_dataloader.dataset.pipeline; set it'
         )
-    # The frameworks look for transforms by their names.
-    dataset.pipeline = [dict(step, type=type_name(step)) for step in dataset.pipeline]
     if not cfg.get('default_scope'):
         cfg.default_scope = _SCOPES[task]
-    # Pictures go where the tool puts them, and to no tracker.
+    # The tool writes the pictures, no tracker does.
     kind = 'Det' if task == 'det' else 'Seg'
     visualizer = cfg.get('visualizer') or dict(type=f'{kind}LocalVisualizer')
     cfg.visualizer = dict(visualizer, vis_backends=None, save_dir=None)
     model, dataset_meta = build_model(cfg, checkpoint, device, trust)
     with explained(
         f'test_dataloader of {cfg.filename or "the config"} must be one that images can be read by',
-        'mend it',
+        'correct it',
     ):
+        # The frameworks look for transforms by their names.
+        dataset.pipeline = [dict(step, type=type_name(step)) for step in dataset.pipeline]
         names, palette, source = class_names(model, cfg, dataset_meta)
         model.dataset_meta = dict(classes=names, palette=palette)
         if task == 'det':
@@ -102,19 +102,20 @@ def build_predictor(
 def class_names(
     model: nn.Module, cfg: Config, dataset_meta: Dict[str, Any]
 ) -> Tuple[List[str], List[Tuple[int, int, int]], str]:
-    """Names and colours of a model's classes.
+    """Find the names and colours of a model's classes.
 
-    They are the checkpoint's, else those of the config's test data set, else
-    numbers; names of which there are not as many as classes are passed over.
+    They come from the checkpoint, else from the config's test data set, else
+    the names are numbers. Names that do not match the number of classes are
+    ignored.
 
     Args:
         model: Detector, segmentor or classifier.
         cfg: Its config.
-        dataset_meta: What the checkpoint has.
+        dataset_meta: Names and colours from the checkpoint.
 
     Returns:
-        Names; colours, RGB, made up if the names come without; and where the
-        names are from.
+        Names; RGB colours, generated if the source has none; and the source of
+        the names, as text.
     """
     head = model
     for part in ('roi_head', 'bbox_head', 'mask_head', 'decode_head', 'head'):
@@ -129,20 +130,20 @@ def class_names(
             'segmentor or classifier'
         )
     dataset = cfg.test_dataloader.dataset
-    for meta, source in (
+    for meta, origin in (
         (dataset_meta, 'the checkpoint'),
         (_metainfo(dataset, cfg.default_scope), f'{type_name(dataset)} of the config'),
     ):
         names = meta.get('classes')
         if isinstance(names, (list, tuple)) and len(names) == count:
-            palette = meta.get('palette')
+            palette, source = meta.get('palette'), origin
             break
     else:
         names, palette = [str(i) for i in range(count)], None
         source = f'numbers, as neither checkpoint nor config has {count}'
     if not isinstance(palette, (list, tuple)) or len(palette) != count:
         palette = _colours(count)
-    # mmdet takes a tuple for one colour of all classes.
+    # mmdet takes a tuple as one colour for all classes.
     return list(names), [tuple(colour) for colour in palette], source
 
 
@@ -163,7 +164,7 @@ class _Detector:
         found = sample.pred_instances
         found = found[found.scores >= self.score_thr]
         found = found[found.scores.argsort(descending=True)]
-        # Panoptic maps and ground truth are neither written nor drawn.
+        # Drop panoptic maps and ground truth, so that they are not drawn.
         sample = type(sample)(metainfo=sample.metainfo, pred_instances=found).cpu()
         plain = self.inferencer.pred2dict(sample)
         instances = [
@@ -177,7 +178,7 @@ class _Detector:
         ]
         for instance, mask in zip(instances, plain.get('masks', ())):
             instance['mask'] = mask
-        np.random.seed(0)  # the colours of masks are the same in every run
+        np.random.seed(0)  # noqa: NPY002  mmdet draws the colours of masks from it
         factor = _factor(image)
         found = sample.pred_instances
         found.bboxes = found.bboxes * factor
@@ -272,7 +273,7 @@ def _choose_task(cfg: Config, task: str) -> str:
 
 
 def _metainfo(dataset: Config, scope: str) -> Dict[str, Any]:
-    """Names and colours that a data set is given, or that its type has."""
+    """Return the names and colours of a data set's config, or else of its type."""
     own = dataset.get('metainfo') or {}
     if own.get('classes'):
         return own
@@ -283,14 +284,16 @@ def _metainfo(dataset: Config, scope: str) -> Dict[str, Any]:
 
 
 def _colours(count: int) -> List[Tuple[int, int, int]]:
-    """Colours, RGB, whose hues are spread by the golden ratio."""
+    """Make RGB colours whose hues are spread by the golden ratio."""
     hsv = [(i * 0.618 % 1, 0.7, 0.95) for i in range(count)]
     return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(*x)) for x in hsv]
 
 
 def _with_model(inferencer: type, model: nn.Module) -> type:
-    """An inferencer of a model that is there already: its own way unpickles
-    checkpoints and takes what fits of them.
+    """Make an inferencer class use a model that is already built.
+
+    Its own loading unpickles checkpoints, and silently skips weights that do
+    not fit.
     """
 
     class WithModel(inferencer):
@@ -315,17 +318,17 @@ def _check(sample: Any, key: str, what: str) -> None:
 
 
 def _swap(image: np.ndarray) -> np.ndarray:
-    """BGR to RGB and back."""
+    """Convert BGR to RGB, or back."""
     return np.ascontiguousarray(image[..., ::-1])
 
 
 def _factor(image: np.ndarray) -> int:
-    """How many times larger an image is drawn."""
+    """Return the factor by which an image is enlarged for drawing."""
     height, width = image.shape[:2]
     wanted = -(-_MIN_SIDE // min(height, width))
     return max(1, min(wanted, _MAX_SIDE // max(height, width)))
 
 
 def _enlarge(pixels: np.ndarray, factor: int, axis: int = 0) -> np.ndarray:
-    """Repeat pixels along an axis, that of rows, and the next."""
+    """Repeat pixels along the axis of rows and the next one."""
     return pixels.repeat(factor, axis).repeat(factor, axis + 1)

@@ -1,4 +1,4 @@
-"""From a config to a model that can infer."""
+"""Build a config's model for inference."""
 
 import logging
 from copy import deepcopy
@@ -17,28 +17,28 @@ from biformer_mm.utils.errors import UsageError, explained
 def build_model(
     cfg: Config, checkpoint: Optional[str] = None, device: str = 'cpu', trust: bool = False
 ) -> Tuple[nn.Module, Dict[str, Any]]:
-    """Build a config's whole model, for inference.
+    """Build a config's whole model for inference.
 
     Args:
         cfg: Config of mmdet, mmseg or mmpretrain.
         checkpoint: Path or URL of its weights. None initialises the model as
             its config says.
-        device: Where the model goes.
+        device: Device of the model.
         trust: See :func:`biformer_mm.checkpoint.load_model`.
 
     Returns:
         The model, in evaluation mode; and ``dataset_meta``, the names and
-        colours of the classes as far as the checkpoint has them.
+        colours of the classes that the checkpoint has.
 
     Raises:
         CheckpointError: The checkpoint does not fit.
-        UsageError: The config has no model, or one that cannot be built.
+        UsageError: The config has no model, or it cannot be built.
     """
     model = build_network(cfg)
     dataset_meta = {}
     if checkpoint is None:
         with explained(
-            'the model must be one that can be initialised', 'mend init_cfg in the config'
+            'the model must be one that can be initialised', 'correct init_cfg in the config'
         ):
             _init_quietly(model)
     else:
@@ -53,7 +53,7 @@ def build_network(cfg: Config) -> nn.Module:
         cfg: Config of mmdet, mmseg or mmpretrain.
 
     Raises:
-        UsageError: The config has no model, or one that cannot be built.
+        UsageError: The config has no model, or it cannot be built.
     """
     if not cfg.get('model'):
         raise UsageError(
@@ -63,7 +63,7 @@ def build_network(cfg: Config) -> nn.Module:
         )
     with explained(
         f'the model of {cfg.filename or "the config"} must be one that can be built',
-        'mend it, or start from one of configs/',
+        'correct it, or start from one of configs/',
     ):
         # As MMEngine's runner does, here and below.
         init_default_scope(cfg.get('default_scope') or 'mmengine')
@@ -74,7 +74,7 @@ def build_network(cfg: Config) -> nn.Module:
 
 
 def _init_quietly(model: nn.Module) -> None:
-    """Initialise without MMEngine's line for every parameter."""
+    """Initialise without MMEngine's log line for every parameter."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.WARNING)

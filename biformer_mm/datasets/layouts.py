@@ -1,6 +1,4 @@
-"""Writing the demo's scenes as a data set, in the layout of COCO, ADE20K or
-ImageNet.
-"""
+"""Write the demo's scenes as a data set in the layout of COCO, ADE20K or ImageNet."""
 
 from __future__ import annotations
 
@@ -17,9 +15,9 @@ import numpy as np
 
 from .shapes import SHAPES_CLASSES, SPLITS, Scene, make_scene, scene_rng
 
-_VERSION = 2  # raise it whenever the files written for given arguments change
+_VERSION = 2  # raise it when the same arguments give other files
 _PARAMETERS = 'shapes.json'
-# A classifier's picture shows one thing, and shows it large.
+# A picture for a classifier shows one large shape.
 ONE_LARGE = dict(count=(1, 1), diameter=(0.35, 0.7))
 
 
@@ -31,26 +29,26 @@ def make_shapes(
     image_size: int = 160,
     seed: int = 0,
 ) -> Path:
-    """Write the data set, or reuse it if it is there already.
+    """Write the data set, or reuse it if it exists already.
 
-    ``root`` appears complete or not at all and gets, by ``layout``:
+    ``root`` appears complete or not at all. By ``layout`` it has:
 
     - 'coco': ``{train,val}/*.jpg`` and the instances' boxes and polygons in
       ``annotations/instances_{train,val}.json``.
-    - 'ade20k': ``images/{training,validation}/*.jpg`` and, of the same
-      pictures, index maps ``annotations/{training,validation}/*.png``, where 0
-      means unlabelled (no pixel is), 1 the background and 2 to 5 the shapes.
+    - 'ade20k': ``images/{training,validation}/*.jpg`` and, for each, an index
+      map ``annotations/{training,validation}/*.png``: 0 is unlabelled (no pixel
+      is), 1 the background, 2 to 5 are the shapes.
     - 'imagenet': ``{train,val}/CLASS/*.jpg``, one large shape in each picture.
 
-    Picture i of a split depends on ``layout``, ``seed`` and ``image_size``,
-    not on the counts.
+    Picture i of a split depends on ``layout``, ``seed`` and ``image_size``, but
+    not on the number of pictures.
 
     Args:
         root: Folder to create.
         layout: 'coco', 'ade20k' or 'imagenet'.
-        num_train: Pictures to train on.
-        num_val: Held-out pictures, from random streams of their own.
-        image_size: Side in pixels, at least 32.
+        num_train: Number of training pictures.
+        num_val: Number of held-out pictures, from other random streams.
+        image_size: Side of a picture in pixels, at least 32.
         seed: Non-negative; another seed gives other pictures.
 
     Returns:
@@ -59,7 +57,7 @@ def make_shapes(
     Raises:
         ValueError: The layout is unknown, or a number is not an integer or too
             small.
-        FileExistsError: ``root`` exists and was not made here with the same
+        FileExistsError: ``root`` exists and was not made with the same
             arguments.
     """
     if layout not in _WRITERS:
@@ -86,8 +84,7 @@ def make_shapes(
         (part / _PARAMETERS).write_text(json.dumps(parameters, indent=2))
         part.rename(root)
     except OSError:
-        # Another process, such as a second rank, may have finished the same
-        # data set meanwhile.
+        # Another process, such as a second rank, may have written it meanwhile.
         if not _reusable(root, parameters):
             raise
     finally:
@@ -171,16 +168,16 @@ def _write_image(path: Path, image: np.ndarray) -> None:
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:
-    """COCO polygons of a mask that may be in pieces or have holes.
+    """Return the COCO polygons of a mask, which may have pieces and holes.
 
-    They run a quarter of a pixel inside the mask's edge, so that rasterising
-    them gives back the same pixels.
+    They lie a quarter of a pixel inside the mask's edge, so that rasterising
+    them gives the same pixels.
     """
     fine = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     holes = [contour for contour, (*_, parent) in zip(contours, hierarchy[0]) if parent >= 0]
     if not holes:
         return [((contour.reshape(-1) + 0.5) / 2).tolist() for contour in contours]
-    # COCO polygons cannot say holes: cut the mask through one of them.
+    # COCO polygons cannot have holes: cut the mask through one of them.
     left = np.arange(mask.shape[1]) <= int(holes[0][:, 0, 0].mean()) // 2
     return _polygons(mask & left) + _polygons(mask & ~left)

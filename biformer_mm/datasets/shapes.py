@@ -1,7 +1,6 @@
-"""Scenes of the embedded demo data set: overlapping shapes on textured
-backgrounds.
+"""Draw the scenes of the demo data set: overlapping shapes on textured backgrounds.
 
-A scene is made by one pure function of a random generator. S is the side of a
+One pure function of a random generator draws a scene. S is the side of a
 picture in pixels; the pixel in row i and column j covers y in [i, i + 1] and x
 in [j, j + 1]; colours are BGR in [0, 1] until a scene is finished.
 """
@@ -18,8 +17,8 @@ import numpy as np
 SHAPES_CLASSES = ('circle', 'square', 'triangle', 'star')
 SHAPES_PALETTE = [(66, 135, 245), (46, 184, 92), (245, 166, 35), (220, 50, 110)]  # RGB
 SPLITS = ('train', 'val')
-# Smallest part of a shape that the shapes above it leave visible, and smallest
-# connected piece of that part, both relative to the whole shape.
+# Smallest visible part of a shape, and smallest connected piece of that part,
+# both relative to the whole shape.
 MIN_VISIBLE = 0.5
 MIN_PIECE = 0.05
 COUNT = (2, 6)  # shapes in a scene, both ends included
@@ -32,15 +31,12 @@ _HUES = (
 
 
 def _outline(points: int, *radii: float, first: float = -90) -> np.ndarray:
-    """Corners (points, 2) at equal angles from ``first``, in degrees, where
-    -90 is up.
-    """
+    """Return corners (points, 2) at equal angles from ``first`` degrees; -90 is up."""
     angles = math.radians(first) + np.arange(points) * 2 * np.pi / points
     return np.resize(radii, points)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-# One per class; the radii give the classes similar areas at the same nominal
-# diameter.
+# One per class. The radii give similar areas at the same nominal diameter.
 _OUTLINES = (
     _outline(90, 1.0),
     _outline(4, 1.2, first=-45),
@@ -50,13 +46,13 @@ _OUTLINES = (
 
 
 class Scene(NamedTuple):
-    """A picture and what can be seen in it.
+    """A picture and its shapes.
 
     Attributes:
         image: (S, S, 3) uint8, BGR.
-        instances: (class index into ``SHAPES_CLASSES``, (S, S) bool mask of
-            the visible part), from the lowest shape to the topmost. The masks
-            are disjoint, and no shape of the picture is missing.
+        instances: All shapes from the lowest to the topmost: class index into
+            ``SHAPES_CLASSES``, and (S, S) bool mask of the visible part. The
+            masks are disjoint.
     """
 
     image: np.ndarray
@@ -74,9 +70,7 @@ class _Shape(NamedTuple):
 
 
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
-    """Random stream of one scene, independent of every other seed, split and
-    index.
-    """
+    """Return the random stream of one scene, independent of all others."""
     return np.random.default_rng([seed, SPLITS.index(split), index])
 
 
@@ -86,12 +80,13 @@ def make_scene(
     count: tuple[int, int] = COUNT,
     diameter: tuple[float, float] = DIAMETER,
 ) -> Scene:
-    """Draw shapes, each wholly inside the picture of side ``image_size`` and
-    at least ``MIN_VISIBLE`` visible. How many is drawn from ``count``, both
-    ends included, and their nominal diameters, relative to the side, from
-    ``diameter``.
+    """Draw shapes inside the picture, each at least ``MIN_VISIBLE`` visible.
 
-    Every choice is drawn from ``rng``: equal states give equal scenes.
+    Args:
+        rng: Source of every choice: equal states give equal scenes.
+        image_size: Side of the picture, S.
+        count: Fewest and most shapes.
+        diameter: Smallest and largest nominal diameter, relative to the side.
     """
     shapes, visible = _place_shapes(rng, image_size, count, diameter)
     turn = rng.uniform(0, 2 * math.pi)
@@ -114,11 +109,11 @@ def _place_shapes(
     count: tuple[int, int] = COUNT,
     diameter: tuple[float, float] = DIAMETER,
 ) -> tuple[list[_Shape], list[np.ndarray]]:
-    """Shapes from the lowest to the topmost and their visible masks."""
+    """Return shapes from the lowest to the topmost, and their visible masks."""
     shapes, visible = [], []
     wanted = rng.integers(count[0], count[1] + 1)
-    # Classes are drawn ahead of the tries: else those that hide less would
-    # pass more often.
+    # Classes are drawn before the tries. Otherwise those that hide less of
+    # others would be more frequent.
     labels = rng.integers(len(SHAPES_CLASSES), size=wanted)
     for _ in range(100):
         shape = _random_shape(rng, size, int(labels[len(shapes)]), diameter)
@@ -154,15 +149,17 @@ def _random_shape(
 
 
 def _rotated(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the grid of columns x (W,) and rows y (H,) along two axes
-    turned by an angle: (H, W) each.
+    """Return the coordinates of columns x (W,) and rows y (H,) along turned axes.
+
+    Returns:
+        Coordinates along both axes, (H, W) each.
     """
     x, y = x.astype(np.float32)[None, :], y.astype(np.float32)[:, None]
     return x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
 
 
 def _background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Muted background (S, S, 3) float32 and its base colour (3,)."""
+    """Draw a muted background (S, S, 3) float32 and its base colour (3,)."""
     base = _colour(rng.uniform(), rng.uniform(0.1, 0.45), rng.uniform(0.35, 0.8))
     clouds = rng.normal(0, 0.03, (5, 5, 3)) + rng.normal(0, 0.06, (5, 5, 1))
     clouds = cv2.resize(clouds.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
@@ -171,7 +168,7 @@ def _background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.nda
 
 
 def _grain(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Zero-mean pattern (S, S): speckle, brushed, waves or weave."""
+    """Draw a zero-mean pattern (S, S): speckle, brushed, waves or weave."""
     kind = rng.integers(4)
     if kind < 2:
         noise = rng.normal(0, 1, (size, size)).astype(np.float32)
@@ -193,7 +190,7 @@ def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
 def _contrasting_colour(
     rng: np.random.Generator, taken: list[np.ndarray], tries: int = 8
 ) -> np.ndarray:
-    """Of a few random colours the one farthest, in CIE Lab, from those taken."""
+    """Draw some colours and return the one farthest, in CIE Lab, from those taken."""
     hues = rng.choice(_HUES, tries) + rng.uniform(-0.02, 0.02, tries)
     tried = [_colour(hue, *rng.uniform((0.5, 0.5), 1)) for hue in hues]
     lab = cv2.cvtColor(np.stack(tried + taken)[None], cv2.COLOR_BGR2Lab)[0]
@@ -208,9 +205,7 @@ def _paint(
     light: tuple[float, float],
     rng: np.random.Generator,
 ) -> None:
-    """Cast the shape's shadow on the picture and blend the textured, shaded
-    shape over it, in place.
-    """
+    """Draw the shape's shadow and the textured, shaded shape, in place."""
     size, radius = len(image), shape.radius
     x0, y0 = (max(0, int(centre - 1.6 * radius - 0.05 * size)) for centre in (shape.x, shape.y))
     x1, y1 = (min(size, int(centre + 1.6 * radius + 0.05 * size)) for centre in (shape.x, shape.y))
@@ -230,8 +225,12 @@ def _paint(
 
 
 def _texture(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Plain, stripes, checks or dots, to be added to the tone; u and v (H, W)
-    are in radii, in the shape's frame.
+    """Draw a pattern to add to the tone: plain, stripes, checks or dots.
+
+    Args:
+        rng: Source of the choice.
+        u: Coordinates along the shape's first axis, (H, W), in radii.
+        v: Coordinates along the second.
     """
     frequency, amplitude = math.pi / rng.uniform(0.25, 0.5), rng.uniform(0.08, 0.2)
     u, v = u * frequency, v * frequency

@@ -1,10 +1,10 @@
-"""Does an ONNX file compute what PyTorch computes?
+"""Check that an ONNX file computes what PyTorch computes.
 
-Top-k routing chooses. Where two regions match a query region equally well, up
-to rounding, two runtimes may choose differently, both rightly, and everything
-after differs. So routing is checked on its own: PyTorch is given the file's
-choices, each of which must be one of its own up to rounding, and then all
-outputs have to agree.
+Top-k routing is discrete. Where two regions match a query region equally well,
+up to rounding, two runtimes may choose differently, both correctly, and all
+later values differ. So routing is checked separately: PyTorch uses the file's
+choices, each of which must be a valid choice up to rounding, and then all
+outputs must agree.
 
 Shapes: N batch, R = S*S regions, k routed regions, C channels.
 """
@@ -24,13 +24,13 @@ from biformer_mm.utils.errors import UsageError
 
 
 class Tolerance(NamedTuple):
-    """What passes as rounding.
+    """Differences that pass as rounding.
 
     Attributes:
-        output: Largest difference of an output, of its largest value.
-        routing: By how much a chosen region may match less well than one that
-            is left out, of the largest sum of absolute products that any of
-            the query region's affinities has.
+        output: Largest difference of an output, relative to its largest value.
+        routing: Largest amount by which the affinity of a chosen region may be
+            below that of a region not chosen, relative to the largest sum of
+            absolute products among the query region's affinities.
     """
 
     output: float
@@ -50,13 +50,18 @@ class OutputDifference(NamedTuple):
 
     @property
     def relative(self) -> float:
+        """The difference relative to the value; infinite for nan."""
         ratio = self.absolute / (self.scale or 1.0)
-        return ratio if ratio == ratio else float('inf')  # nan is no match
+        return ratio if ratio == ratio else float('inf')
 
 
 class RoutingDifference(NamedTuple):
-    """Rows of routing indices compared; those that chose another set; and the
-    largest :attr:`Tolerance.routing` needed.
+    """Comparison of routing indices.
+
+    Attributes:
+        rows: Number of rows compared.
+        other: Number of rows with another set of regions.
+        shortfall: The smallest :attr:`Tolerance.routing` that they pass.
     """
 
     rows: int = 0
@@ -65,7 +70,7 @@ class RoutingDifference(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """How far a file agrees with PyTorch: per output, and in routing."""
+    """How far a file agrees with PyTorch: by output, and in routing."""
 
     outputs: Dict[str, OutputDifference]
     routing: RoutingDifference
@@ -75,17 +80,17 @@ class Agreement(NamedTuple):
 def compare(
     network: nn.Module, path: str, batches: Iterable[Tensor], tolerance: Tolerance
 ) -> Agreement:
-    """Run a file in onnxruntime and compare with the network it came from.
+    """Run a file in onnxruntime and compare it with the network it came from.
 
     Args:
-        network: Takes a batch and returns a tuple of tensors; in fp32.
-        path: The file; its outputs are the network's, in order.
+        network: The network in fp32: a batch in, a tuple of tensors out.
+        path: The file, with the same outputs in the same order.
         batches: Inputs, (N, 3, H, W) each.
-        tolerance: What passes as rounding.
+        tolerance: Differences that pass as rounding.
 
     Raises:
         UsageError: onnxruntime cannot run the file, or an output or a choice
-            of regions differs by more.
+            of regions differs by more than the tolerance.
     """
     onnxruntime = _import_onnxruntime()
     run, names = _session(path)
@@ -95,7 +100,7 @@ def compare(
         shapes.append(tuple(batch.shape))
         try:
             found, choices = run(batch.numpy())
-        except Exception as error:  # of many kinds, none of them public
+        except Exception as error:  # of many kinds, none public
             reason = ' '.join(str(error).split())[:300]
             raise UsageError(
                 'onnxruntime must run the file; version '
@@ -135,7 +140,7 @@ def _require(
 
 
 def _import_onnxruntime() -> ModuleType:
-    """Without its telemetry, which begins when it is imported."""
+    """Import onnxruntime without its telemetry, which starts on import."""
     os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
     import onnxruntime
 
@@ -143,8 +148,9 @@ def _import_onnxruntime() -> ModuleType:
 
 
 def _session(path: str) -> Tuple[Any, List[str]]:
-    """A function from a batch to the file's outputs and choices of regions;
-    and the outputs' names.
+    """Return a function that runs the file, and the names of its outputs.
+
+    The function maps a batch to the file's outputs and choices of regions.
     """
     import onnx
 
@@ -167,7 +173,7 @@ def _session(path: str) -> Tuple[Any, List[str]]:
 
     def run(batch: np.ndarray):
         feed = {model.graph.input[0].name: batch}
-        # The outputs are those of the file itself, not of its double.
+        # Take the outputs from the file itself, not from the probe.
         found = start(path).run(names, feed)
         chosen = start(probe.SerializeToString()).run(choices, feed) if choices else []
         return ([torch.from_numpy(x) for x in found], [torch.from_numpy(x) for x in chosen])
@@ -177,11 +183,18 @@ def _session(path: str) -> Tuple[Any, List[str]]:
 
 @contextmanager
 def _given(network: nn.Module, choices: List[Tensor]) -> Iterator[List[RoutingDifference]]:
-    """Let the network's layers attend to given regions, one (N, R, k) each in
-    the order of their calls; yields how these differ from their own.
+    """Let the network's layers attend to given regions.
+
+    Args:
+        network: The network.
+        choices: Region index of each routed layer in the order of calls,
+            (N, R, k).
+
+    Yields:
+        How these differ from the layers' own choices; complete after a forward.
     """
     differences: List[RoutingDifference] = []
-    layers = [  # of one region nothing is chosen: the file has no TopK there
+    layers = [  # with one region there is no choice, and no TopK in the file
         m
         for m in network.modules()
         if isinstance(m, BiLevelRoutingAttention) and m.num_regions != 1
@@ -208,11 +221,11 @@ def _given(network: nn.Module, choices: List[Tensor]) -> Iterator[List[RoutingDi
         yield differences
     finally:
         for layer in layers:
-            del layer.attention_inputs  # the class's own again
+            del layer.attention_inputs  # back to the class's method
 
 
 def _routing_difference(inputs: Dict[str, Any], given: Tensor) -> RoutingDifference:
-    """How given choices compare with those of a layer's inputs."""
+    """Compare given choices with those of a layer's inputs."""
     own = inputs['region_index']
     size = None if inputs['attend_padding'] else inputs['valid_size']
     query, _ = region_mean(inputs['query'], size)
@@ -222,7 +235,7 @@ def _routing_difference(inputs: Dict[str, Any], given: Tensor) -> RoutingDiffere
         affinity = affinity.masked_fill(~occupied, -torch.inf)
     scale = (query.abs() @ key.abs().transpose(1, 2)).amax(-1)
 
-    # A region given twice would leave fewer than k chosen.
+    # If a region is given twice, fewer than k are chosen.
     chosen = torch.zeros_like(affinity, dtype=torch.bool).scatter_(-1, given, True)
     if not (chosen.sum(-1) == given.shape[-1]).all():
         return RoutingDifference(given.shape[0] * given.shape[1], 0, torch.inf)

@@ -1,4 +1,4 @@
-"""From a model to an ONNX file that is known to compute the same.
+"""Export a model to an ONNX file and check that it computes the same.
 
 Shapes: N batch, H x W image, S regions per side.
 """
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSET = 20
-BACKEND = PORTABLE[0]  # where the config leaves the choice
+BACKEND = PORTABLE[0]  # in place of 'auto'
 INPUT = 'image'
 _PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
-_TORCH = '2.6'  # the first whose ONNX exporter starts from torch.export
+_TORCH = '2.6'  # the first with an ONNX exporter based on torch.export
 _MAX_SIDE = 2**15  # of images, in pixels
-_BATCH = 2  # in tracing: torch.export takes 1 for a constant
+_BATCH = 2  # for tracing: torch.export takes 1 as a constant
 
 
 class Dynamic(NamedTuple):
-    """Which axes of the image the file leaves open.
+    """The dynamic axes of the image.
 
     Attributes:
-        batch: N may be any number; else it is 1.
+        batch: N may be any number; otherwise it is 1.
         size: H and W may be any multiples of :func:`size_step`.
     """
 
@@ -48,19 +48,22 @@ class Dynamic(NamedTuple):
     size: bool = False
 
 
+_STATIC = Dynamic()
+
+
 class FeaturePath(nn.Module):
-    """A network as a function of one tensor, up to its post-processing.
+    """A network without post-processing, as a function of one tensor.
 
     Args:
         model: A backbone, or a whole model of OpenMMLab: RetinaNet, a
-            segmentor whose decode head gives one map, or a classifier. Put
-            into evaluation mode.
-        backbone: Take the whole model's backbone alone.
+            segmentor whose decode head returns one map, or a classifier. It is
+            set to evaluation mode.
+        backbone: Use only the backbone of a whole model.
 
     Attributes:
-        names: Of the outputs. 'c2' to 'c5', the maps of strides 4 to 32, of a
-            backbone; 'cls_score_<stride>' and 'bbox_pred_<stride>' of
-            RetinaNet; 'logits' of a segmentor or classifier.
+        names: Names of the outputs. For a backbone, 'c2' to 'c5', the maps of
+            strides 4 to 32; for RetinaNet, 'cls_score_<stride>' and
+            'bbox_pred_<stride>'; for a segmentor or classifier, 'logits'.
 
     Raises:
         UsageError: The model is of another kind.
@@ -73,7 +76,7 @@ class FeaturePath(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
-        """Normalised images, (N, 3, H, W) -> one tensor per name."""
+        """Map normalised images, (N, 3, H, W), to one tensor per name."""
         if isinstance(self.network, BiFormer):
             return self.network(image)
         out = self.network(image, mode='tensor')
@@ -83,13 +86,14 @@ class FeaturePath(nn.Module):
 
 
 class HalfPath(nn.Module):
-    """A feature path in half precision, with inputs and outputs in single."""
+    """A feature path in half precision, with inputs and outputs in float32."""
 
     def __init__(self, path: FeaturePath) -> None:
         super().__init__()
         self.path = deepcopy(path).half()
 
     def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
+        """Map normalised images, (N, 3, H, W), to one tensor per name."""
         return tuple(out.float() for out in self.path(image.half()))
 
 
@@ -127,20 +131,20 @@ def _output_names(network: nn.Module) -> Tuple[str, ...]:
 
 
 def _is(module: nn.Module, name: str) -> bool:
-    """isinstance, without importing the framework of the class."""
+    """Return whether a module is of a class, without importing its framework."""
     return any(c.__name__ == name for c in type(module).__mro__)
 
 
 def pin_backend(model: nn.Module) -> Tuple[str, ...]:
-    """Give every attention layer a backend that other runtimes can read.
+    """Set every attention layer to a backend that other runtimes can read.
 
-    Layers with backend 'auto' get 'sdpa', whatever 'auto' means elsewhere.
+    Layers with backend 'auto' get 'sdpa'.
 
     Returns:
         The backends of the layers, each once.
 
     Raises:
-        UsageError: A layer asks by name for another.
+        UsageError: A layer requires another backend.
     """
     found = set()
     for name, layer in model.named_modules():
@@ -149,7 +153,7 @@ def pin_backend(model: nn.Module) -> Tuple[str, ...]:
             backend = layer.attn_backend = BACKEND
         if backend not in (None, *PORTABLE):
             raise UsageError(
-                "an exported graph holds PyTorch's own ops alone, so its "
+                "an exported graph has only PyTorch's own ops, so its "
                 f'attention is {" or ".join(PORTABLE)}; {name} asks for '
                 f'{backend!r}; add '
                 '--cfg-options model.backbone.attn_backend=auto'
@@ -159,13 +163,13 @@ def pin_backend(model: nn.Module) -> Tuple[str, ...]:
 
 
 def size_step(backbone: nn.Module) -> int:
-    """Sides whose multiples need no padding anywhere, in pixels.
+    """Return the step, in pixels, between sizes that need no padding in any stage.
 
-    At these sizes, and at no others, H and W can be left open: where S does
-    not divide a map, the graph depends on the remainder.
+    Only at these sizes H and W can be dynamic: where S does not divide a map,
+    the graph depends on the remainder.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such step.
     """
     step = 32
     if not isinstance(backbone, BiFormer):
@@ -188,28 +192,29 @@ def export_onnx(
     path: FeaturePath,
     out: str,
     images: Tensor,
-    dynamic: Dynamic = Dynamic(),
+    dynamic: Dynamic = _STATIC,
     half: bool = False,
     force: bool = False,
 ) -> Tuple['ModelProto', Agreement]:
-    """Export to an ONNX file, which appears if onnxruntime computes from it
-    what PyTorch computes.
+    """Export to an ONNX file and compare onnxruntime's outputs with PyTorch's.
+
+    The file is only written if they agree.
 
     Args:
-        path: What to export; its backends become portable.
+        path: The network; its backends are set to portable ones.
         out: File to write.
-        images: Normalised images of the size exported for, (n, 3, H, W), with
-            which to check.
-        dynamic: Axes to leave open.
-        half: Weights and arithmetic in float16; input and outputs stay in
+        images: Normalised images to check with, (n, 3, H, W), of the size to
+            export for.
+        dynamic: The dynamic axes.
+        half: Use float16 for weights and arithmetic. Input and outputs stay in
             float32.
-        force: Overwrite a file that exists.
+        force: Overwrite an existing file.
 
     Returns:
-        What was written; and how far it agrees with PyTorch.
+        The exported model, and how far it agrees with PyTorch.
 
     Raises:
-        UsageError: It cannot be exported, or does not compute the same.
+        UsageError: The network cannot be exported, or the outputs differ.
     """
     require_packages()
     import onnx
@@ -236,7 +241,7 @@ def export_onnx(
 
 
 def check_target(out: str, shape: Sequence[int], force: bool) -> None:
-    """Raise UsageError unless a file of such images can be written."""
+    """Raise UsageError unless images have a valid size and ``out`` can be written."""
     if not all(MIN_SIDE <= side <= _MAX_SIDE for side in shape):
         raise UsageError(
             f'--shape must be at least {MIN_SIDE} x {MIN_SIDE} '
@@ -249,7 +254,7 @@ def check_target(out: str, shape: Sequence[int], force: bool) -> None:
 
 
 def require_packages() -> None:
-    """Raise UsageError unless PyTorch can export and the result be run."""
+    """Raise UsageError unless the packages for export and check are installed."""
     if digit_version(torch.__version__) < digit_version(_TORCH):
         raise UsageError(
             f'export to ONNX needs PyTorch {_TORCH} or later; '
@@ -288,7 +293,7 @@ def _to_onnx(
                 input_names=[INPUT],
                 output_names=list(names),
             ).model_proto
-    except Exception as error:  # of many kinds, none of them declared
+    except Exception as error:  # of many kinds, none documented
         raise UsageError(
             f'PyTorch {torch.__version__} cannot export this model '
             f'({_first_cause(error)}); export without --dynamic-size, or '
@@ -297,8 +302,8 @@ def _to_onnx(
     foreign = {node.domain for node in model.graph.node} - {''}
     if foreign or model.functions:
         raise UsageError(
-            "a file of this export holds ONNX's own operators "
-            f'alone; got operators of {sorted(foreign)}; report '
+            "an exported file has only ONNX's own operators; "
+            f'got operators of {sorted(foreign)}; report '
             'it with the config'
         )
     _clean(model)
@@ -313,7 +318,7 @@ def _first_cause(error: BaseException) -> str:
 
 
 def _clean(model: 'ModelProto') -> None:
-    """Name the open axes, and drop the exporter's notes: paths of sources."""
+    """Name the dynamic axes, and drop the exporter's notes, which have local paths."""
     graph = model.graph
     symbols = {}
     for axis, name in ((0, 'batch'), (2, 'h'), (3, 'w')):
@@ -330,7 +335,7 @@ def _clean(model: 'ModelProto') -> None:
 
 
 def _check_multiple(images: Tensor, step: int) -> None:
-    """Raise UsageError unless H and W are multiples, of 2 or more."""
+    """Raise UsageError unless H and W are multiples of ``step``, and at least twice it."""
     size = tuple(images.shape[2:])
     good = tuple(step * max(2, round(x / step)) for x in size)
     if size != good:
@@ -342,7 +347,7 @@ def _check_multiple(images: Tensor, step: int) -> None:
 
 
 def _batches(images: Tensor, dynamic: Dynamic, step: int) -> Iterator[Tensor]:
-    """The inputs to check with: batches and sizes that tracing did not see."""
+    """Yield inputs to check with, of batches and sizes that differ from tracing."""
     if not dynamic.batch:
         yield from images.split(1)
     else:

@@ -1,4 +1,4 @@
-"""Backbone and attention: MMEngine-registered, or plain without MMEngine."""
+"""The backbone and its attention, registered in MMEngine if that is installed."""
 
 from .backbones.biformer import BiFormer
 from .layers.attention import BiLevelRoutingAttention

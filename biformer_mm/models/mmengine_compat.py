@@ -1,4 +1,4 @@
-"""What the models take from MMEngine, and what stands in where it is not.
+"""The parts of MMEngine that the models use, with substitutes if it is not installed.
 
 Without MMEngine the models are plain PyTorch modules.
 """
@@ -15,11 +15,11 @@ if find_spec('mmengine'):
     register = MODELS.register_module()
 else:
 
-    class BaseModule(nn.Module):
-        """MMEngine's, without initialisation by config.
+    class BaseModule(nn.Module):  # type: ignore[no-redef]
+        """Stand in for MMEngine's BaseModule, without initialisation by config.
 
         Raises:
-            ModuleNotFoundError: There is an ``init_cfg``.
+            ModuleNotFoundError: ``init_cfg`` is not None.
         """
 
         def __init__(self, init_cfg: Optional[Dict] = None) -> None:
@@ -33,10 +33,10 @@ else:
             self.init_cfg = None
 
         def init_weights(self) -> None:
-            """Do nothing more: the constructors have initialised."""
+            """Do nothing, as the constructors initialise the weights."""
 
     def register(module: type) -> type:
-        """Leave a class as it is: there is no registry."""
+        """Return the class unchanged, as there is no registry."""
         return module
 
 

@@ -1,4 +1,4 @@
-"""Region attention in plain PyTorch; needs nothing but torch."""
+"""Region attention, routing, and the cutting of maps; needs torch and einops only."""
 
 from .dispatch import available_backends, region_attention, set_default_backend
 from .region import auto_num_regions, merge, pad_to_regions, partition

@@ -1,7 +1,8 @@
-"""The public op: checks its inputs, picks a backend and runs it.
+"""The public op ``region_attention``: validate the inputs, choose a backend, run it.
 
-A backend is a module with ``region_attention`` (the op's signature, checked
-inputs) and ``unsupported_reason`` (None, or why it cannot serve such inputs).
+A backend is a module with two functions: ``region_attention``, with the signature of the op, which
+receives validated inputs; and ``unsupported_reason``, which returns None, or says why the backend
+cannot serve the inputs.
 """
 
 import logging
@@ -14,12 +15,12 @@ from torch import Tensor
 
 from .backends import cpu, reference, sdpa
 from .tracing import holds_values, is_compiling, is_for_others
-from .validation import flag, number, whole
+from .validation import check_bool, check_int, check_number
 
 logger = logging.getLogger(__name__)
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# In the order in which 'auto' tries them.
+# 'auto' tries them in this order.
 _BACKENDS = {'cpu': cpu}
 if find_spec('triton'):
     from .backends import triton
@@ -28,22 +29,25 @@ if find_spec('triton'):
 _BACKENDS.update(sdpa=sdpa, reference=reference)
 _ENV_VAR = 'BIFORMER_MM_BACKEND'
 _default = None
-# Backends made of PyTorch's own ops, which other readers of a graph know too.
+# Backends made of PyTorch's own ops only, so that other software can read an exported graph.
 PORTABLE = ('sdpa', 'reference')
 
 
 def available_backends() -> Tuple[str, ...]:
-    """Names that ``backend=`` takes besides 'auto', in order of preference."""
+    """Return the names of the backends, in order of preference.
+
+    These and 'auto' are the values that ``backend=`` accepts.
+    """
     return tuple(_BACKENDS)
 
 
 def set_default_backend(name: Optional[str]) -> None:
-    """Choose what ``backend='auto'`` means in this process.
+    """Set what ``backend='auto'`` means in this process.
 
     Args:
-        name: A name of :func:`available_backends`, 'auto' for the fastest
-            that supports the inputs, or None to hand the choice back to the
-            environment variable ``BIFORMER_MM_BACKEND`` ('auto' when unset).
+        name: A name from :func:`available_backends`; 'auto' for the fastest that supports the
+            inputs; or None to follow the environment variable ``BIFORMER_MM_BACKEND`` ('auto' if
+            it is not set).
 
     Raises:
         ValueError: The name is unknown.
@@ -55,7 +59,7 @@ def set_default_backend(name: Optional[str]) -> None:
 
 
 def check_backend_name(name: str) -> None:
-    """Raise ValueError, with the valid names, if ``name`` is not one."""
+    """Raise ValueError, with the valid names, if ``name`` is not the name of a backend."""
     if name not in ('auto', *_BACKENDS):
         valid = ', '.join(repr(n) for n in ('auto', *_BACKENDS))
         raise ValueError(f'backend must be one of {valid}; got {name!r}')
@@ -73,53 +77,50 @@ def region_attention(
     attend_padding: bool = False,
     backend: str = 'auto',
 ) -> Tensor:
-    """Let the queries of each region attend to the tokens of k regions.
+    """Let the queries of each region attend to the tokens of k routed regions.
 
-    Token-to-token attention of bi-level routing attention (paper section 3.2,
-    equations 5 and 6, without the LCE term). Full attention is the case of one
-    region. A map (N, H, W, C) is cut into regions, without a copy, by
-    :func:`biformer_mm.ops.partition`.
+    This is the token-to-token attention of bi-level routing attention (paper section 3.2,
+    equations 5 and 6), without the LCE term. With a single region it is full attention. Use
+    :func:`biformer_mm.ops.partition` to cut a map (N, H, W, C) into regions without a copy.
 
     Args:
-        query, key, value: (N, Sh, Sw, h, w, C) each: Sh x Sw regions of h x w
-            tokens, of one dtype (fp64, fp32, fp16 or bf16) and on one device.
-            Any strides, slices of one fused projection included. N may be 0.
-        region_index: int64 or int32, (N, Sh*Sw, k), on the same device. Row i
-            lists the regions, counted row by row from 0, that the queries of
-            region i attend to; one that is listed twice counts twice. All
-            heads share it. What it holds is checked on CPUs alone: a GPU would
-            have to wait for it.
-        num_heads: Heads m; head j owns channels j*C/m to (j+1)*C/m.
-        scale: Finite factor on the dot products, before the softmax.
-        valid_size: (H, W) or None. Tokens at or beyond it are padding, neither
-            queries nor keys: whatever they hold, even nan, is not used, and
-            their output is zero. A query that is left without a key gives
-            zero.
-        attend_padding: Padding is no query, but is a key like any token.
-        backend: A name of :func:`available_backends`, which either runs or
-            raises, or 'auto': the first that supports the inputs.
+        query: (N, Sh, Sw, h, w, C): Sh x Sw regions of h x w tokens. The dtype is fp64, fp32, fp16
+            or bf16. Strides are free, so slices of one fused projection are fine. N may be 0.
+        key: Shape, dtype and device of ``query``.
+        value: Shape, dtype and device of ``query``.
+        region_index: int64 or int32, (N, Sh*Sw, k), on the device of ``query``. Row i lists the
+            regions that the queries of region i attend to. Regions are numbered row by row from
+            0. A region listed twice counts twice. All heads share the index. Its values are
+            checked on CPUs only, as a check would make a GPU wait.
+        num_heads: Number of heads, m. Head j owns channels j*C/m to (j+1)*C/m.
+        scale: Finite factor on the dot products before the softmax.
+        valid_size: (H, W) or None. Tokens at or beyond it are padding: neither queries nor keys.
+            Their values are not used, not even nan, and their output is zero. A query without any
+            key gives zero.
+        attend_padding: Use the padding as keys, but not as queries.
+        backend: 'auto' for the first backend that supports the inputs, or a name from
+            :func:`available_backends`.
 
     Returns:
-        (N, Sh, Sw, h, w, C), in the dtype of ``query``. Its memory layout is
-        the backend's choice.
+        (N, Sh, Sw, h, w, C), in the dtype of ``query``. The memory layout depends on the backend.
 
     Raises:
-        ValueError: A type, shape, dtype, device or value breaks a rule above,
-            or the backend is unknown.
-        RuntimeError: The backend asked for by name cannot serve such inputs.
+        ValueError: A type, shape, dtype, device or value breaks a rule above, or the backend is
+            unknown.
+        RuntimeError: The backend was chosen by name and cannot serve the inputs.
     """
     _check_tensors(query, key, value, region_index)
-    num_heads = whole('num_heads', num_heads, 1)
+    num_heads = check_int('num_heads', num_heads, 1)
     if query.shape[5] % num_heads:
         raise ValueError(
             f'the channels must divide into the heads; got C={query.shape[5]} and {num_heads=}'
         )
-    scale = number('scale', scale)
+    scale = check_number('scale', scale)
     if valid_size is not None:
         valid_size = _check_valid_size(query, valid_size)
-    flag('attend_padding', attend_padding)
-    check_backend_name(backend)
-    if query.shape[0] == 0:  # no backend has to cope; gradients are empty, too
+    check_bool('attend_padding', attend_padding)
+    if query.shape[0] == 0:  # spares the backends this case; gradients are empty, too
+        check_backend_name(backend)
         return query + key + value
     name = resolve_backend(backend, query, num_heads)
     return _BACKENDS[name].region_attention(
@@ -135,10 +136,10 @@ def region_attention(
 
 
 def default_backend() -> str:
-    """What ``backend='auto'`` means in this process.
+    """Return what ``backend='auto'`` means in this process.
 
     Raises:
-        ValueError: The environment variable names no backend.
+        ValueError: ``BIFORMER_MM_BACKEND`` is not the name of a backend.
     """
     name = _default or os.environ.get(_ENV_VAR, 'auto')
     check_backend_name(name)
@@ -146,8 +147,16 @@ def default_backend() -> str:
 
 
 def resolve_backend(backend: str, query: Tensor, num_heads: int) -> str:
-    """Name of the backend that serves such inputs; see
-    :func:`region_attention`.
+    """Return the name of the backend that serves these inputs.
+
+    Args:
+        backend: As in :func:`region_attention`.
+        query: (N, Sh, Sw, h, w, C).
+        num_heads: Number of heads, m.
+
+    Raises:
+        ValueError: The backend is unknown.
+        RuntimeError: The backend was chosen by name and cannot serve the inputs.
     """
     check_backend_name(backend)
     if backend == 'auto':
@@ -162,8 +171,8 @@ def resolve_backend(backend: str, query: Tensor, num_heads: int) -> str:
         return backend
     for name, module in _BACKENDS.items():
         if name not in PORTABLE and is_for_others():
-            # A fused backend would take the traced map's size for a constant.
-            reason = "an exported graph is to have none but PyTorch's ops"
+            # A trace of a fused backend would fix the size of the map.
+            reason = "an exported graph may only contain PyTorch's ops"
         else:
             reason = module.unsupported_reason(query, num_heads)
         if reason is None:
@@ -230,12 +239,12 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor, region_index: Tens
 def _check_valid_size(query: Tensor, valid_size: Tuple[int, int]) -> Tuple[int, int]:
     if not isinstance(valid_size, (tuple, list)) or len(valid_size) != 2:
         raise ValueError(f'valid_size must be (H, W) or None; got {valid_size!r}')
-    size = tuple(whole('a side of valid_size', x) for x in valid_size)
+    height, width = (check_int('a side of valid_size', x) for x in valid_size)
     shape = query.shape
     padded = shape[1] * shape[3], shape[2] * shape[4]
-    if not (0 < size[0] <= padded[0] and 0 < size[1] <= padded[1]):
+    if not (0 < height <= padded[0] and 0 < width <= padded[1]):
         raise ValueError(
             f'valid_size must lie between (1, 1) and {padded}, the size '
-            f'of the padded map; got {size}'
+            f'of the padded map; got {(height, width)}'
         )
-    return size
+    return height, width

@@ -1,7 +1,7 @@
-"""What PyTorch's FLOP counter counts for the registered ops.
+"""Formulas of the registered ops for PyTorch's FLOP counter.
 
-By its rules for PyTorch's own ops: a multiplication and an addition are two.
-Functions here take shapes in the place of tensors.
+As for PyTorch's own ops, a multiplication and an addition count as two. The functions take shapes
+in place of tensors.
 """
 
 from math import prod
@@ -13,11 +13,11 @@ Shape = Tuple[int, ...]
 
 
 def count_flops(name: str, formula: Callable) -> None:
-    """Let ``FlopCounterMode`` count ``torch.ops.biformer_mm.<name>``.
+    """Make ``FlopCounterMode`` count ``torch.ops.biformer_mm.<name>``.
 
     Args:
-        name: Of the op.
-        formula: Takes the op's arguments; returns FLOPs.
+        name: Name of the op.
+        formula: Function that takes the op's arguments and returns FLOPs.
     """
     from torch.utils.flop_counter import register_flop_formula
 
@@ -25,19 +25,19 @@ def count_flops(name: str, formula: Callable) -> None:
 
 
 def attention(query: Shape, key: Shape, value: Shape, region_index: Shape, *args, **kwargs) -> int:
-    """Of two matrix products."""
+    """Count the two matrix products of attention."""
     return 2 * 2 * multiplications(query, region_index)
 
 
 def attention_backward(
     dout: Shape, query: Shape, key: Shape, value: Shape, region_index: Shape, *args, **kwargs
 ) -> int:
-    """Of five matrix products, as the weights are computed anew."""
+    """Count five matrix products: the backward pass computes the weights again."""
     return 5 * 2 * multiplications(query, region_index)
 
 
 def multiplications(query: Shape, region_index: Shape) -> int:
-    """Those of one of attention's two matrix products, all heads together.
+    """Count the multiplications of one of attention's two matrix products, over all heads.
 
     Args:
         query: Shape, (N, Sh, Sw, h, w, C).
@@ -47,8 +47,8 @@ def multiplications(query: Shape, region_index: Shape) -> int:
     return prod(query) * topk * tokens
 
 
-def depthwise(x: Shape, weight: Shape, *args, **kwargs) -> int:
-    """Of a depth-wise convolution of an NHWC map.
+def depthwise(x: Shape, weight: Shape) -> int:
+    """Count a depth-wise convolution of an NHWC map.
 
     Args:
         x: Shape of the result, (N, H, W, C).
@@ -58,7 +58,7 @@ def depthwise(x: Shape, weight: Shape, *args, **kwargs) -> int:
 
 
 def routing(query: Shape) -> int:
-    """Of the product of the regions' means.
+    """Count the product of the regions' means.
 
     Args:
         query: Shape, (N, Sh, Sw, h, w, C).

@@ -1,12 +1,12 @@
-"""Cutting a map into regions and putting it together again.
+"""Cut a map into regions, and join them again.
 
-Shapes: N batch, H x W map, C channels, S regions per side, h x w tokens per
-region (so that a padded map measures S*h x S*w).
+Shapes: N batch, H x W map, C channels, S regions per side, h x w tokens per region. A padded map
+has S*h x S*w tokens.
 """
 
 import math
 from functools import lru_cache
-from typing import Tuple
+from typing import Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -15,20 +15,19 @@ from torch import Tensor
 
 @lru_cache(maxsize=4096)
 def auto_num_regions(height: int, width: int, channels: int, topk: int) -> int:
-    """Regions per side with which routing attention costs least on a map.
+    """Return the number of regions per side at which routing attention costs least.
 
-    Equation 8's count, of the padded map, is minimised over whole S. Its
-    minimum lies near equation 9's S = (k/2 * (H*W)**2)**(1/6), so that the
-    cost grows as (H*W)**(4/3).
+    The cost is that of equation 8 for the padded map. Its minimum is near equation 9's
+    S = (k/2 * (H*W)**2)**(1/6), so the cost grows as (H*W)**(4/3).
 
     Args:
-        height, width: Size of the map, H and W.
+        height: Height of the map, H, in tokens.
+        width: Width of the map, W, in tokens.
         channels: Channels, C.
         topk: Routed regions per region, k.
 
     Returns:
-        S, from ceil(sqrt(k)), the fewest that give k regions, to the map's
-        shorter side.
+        S, between ceil(sqrt(k)), the least that has k regions, and the shorter side of the map.
     """
 
     def cost(s: int) -> float:
@@ -42,18 +41,18 @@ def auto_num_regions(height: int, width: int, channels: int, topk: int) -> int:
 
 
 def pad_to_regions(x: Tensor, num_regions: int) -> Tensor:
-    """Zero-pad a map at the right and the bottom to multiples of S.
+    """Zero-pad a map at the right and at the bottom to multiples of S.
 
     Args:
         x: Map, (N, H, W, C).
         num_regions: Regions per side, S.
 
     Returns:
-        (N, S*ceil(H/S), S*ceil(W/S), C); ``x`` itself when nothing is missing.
+        (N, S*ceil(H/S), S*ceil(W/S), C); ``x`` itself if it has this size already.
     """
     height, width = x.shape[1:3]
     bottom, right = -height % num_regions, -width % num_regions
-    if bottom + right == 0:  # one question to a compiler, not two
+    if bottom + right == 0:  # one condition for torch.compile to guard, not two
         return x
     return F.pad(x, (0, 0, 0, right, 0, bottom))
 
@@ -62,40 +61,41 @@ def partition(x: Tensor, num_regions: int) -> Tensor:
     """Cut a map into S x S regions without copying it.
 
     Args:
-        x: Map, (N, S*h, S*w, C), of any strides.
+        x: Map, (N, S*h, S*w, C), with any strides.
         num_regions: Regions per side, S.
 
     Returns:
         View of shape (N, S, S, h, w, C).
     """
+    # Plain ops here and in merge(), which every layer calls: einops takes up to twice the time.
     rows = x.unflatten(2, (num_regions, -1)).unflatten(1, (num_regions, -1))
     return rows.transpose(2, 3)
 
 
 def merge(regions: Tensor) -> Tensor:
-    """Inverse of :func:`partition`.
+    """Join regions to a map: the inverse of :func:`partition`.
 
     Args:
         regions: (N, S, S, h, w, C).
 
     Returns:
-        Map, (N, S*h, S*w, C); a copy unless the strides allow a view.
+        Map, (N, S*h, S*w, C); a view if the strides allow it, else a copy.
     """
     return regions.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def valid_tokens(
-    region_shape: Tuple[int, int, int, int], valid_size: Tuple[int, int], device: torch.device
+    region_shape: Sequence[int], valid_size: Tuple[int, int], device: torch.device
 ) -> Tensor:
-    """Tell the tokens of the map from the padding.
+    """Return which tokens are on the map, and not padding.
 
     Args:
         region_shape: (Sh, Sw, h, w).
         valid_size: (H, W); tokens at or beyond it are padding.
-        device: Where the result lives.
+        device: Device of the result.
 
     Returns:
-        Boolean, (Sh, Sw, h, w); True on the map.
+        Bool, (Sh, Sw, h, w), True on the map.
     """
     rows_of_regions, cols_of_regions, h, w = region_shape
     rows = torch.arange(rows_of_regions * h, device=device) < valid_size[0]
@@ -104,7 +104,7 @@ def valid_tokens(
 
 
 def flat_index(region_index: Tensor) -> Tensor:
-    """(N, R, k) -> positions of the routed regions among all N*R, flat."""
+    """Return the positions of the routed regions among all N*R: (N, R, k) -> (N*R*k)."""
     batch, regions, _ = region_index.shape
     first = torch.arange(batch, device=region_index.device) * regions
     return (region_index + first.view(-1, 1, 1)).flatten()

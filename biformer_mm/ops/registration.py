@@ -1,4 +1,4 @@
-"""Make a pair of functions one differentiable op."""
+"""Register a forward and a backward function as one differentiable op."""
 
 from typing import Callable, Optional, Sequence, Tuple
 
@@ -20,68 +20,64 @@ def register(
 ) -> Callable:
     """Register functions as ``torch.ops.biformer_mm.<name>``.
 
-    It is one node to torch.compile and to FLOP counters. PyTorch before 2.4
-    has no registration from Python: there it is an autograd function and runs
-    eagerly.
+    For torch.compile and FLOP counters the op is a single node. PyTorch before 2.4 cannot register
+    ops from Python: there it is an autograd function, and runs eagerly only.
 
-    The defaults are an attention's: it takes query, key, value, region_index
-    and its settings, and returns the output and the log-sum-exp.
+    The defaults fit an attention: it takes query, key, value, region_index and settings, and
+    returns the output and the log-sum-exp.
 
     Args:
-        name: Name of the op; ``<name>_backward`` is its gradient's.
-        forward: Takes tensors, then other settings; returns a tensor or a
-            tuple of tensors.
-        backward: Takes the gradients of the results, what is kept, and the
-            settings; returns a tuple of gradients.
-        outputs: Takes what ``forward`` does; returns its outputs unfilled.
-        gradients: Takes what ``backward`` does; returns its outputs unfilled.
-        gradient_of: For each of the tensors, which of ``backward``'s outputs
-            is its gradient, or, counted on, which result's own gradient; None
-            where it has none.
-        results: How many of the outputs, from the first, have a gradient. The
-            others are for ``backward`` alone.
-        keep: Takes the tensors and the outputs; returns those of them that
-            ``backward`` needs.
-        count: FLOPs of ``forward`` and ``backward`` from their arguments, see
-            :mod:`.flops`; empty where PyTorch counts none.
+        name: Name of the op. The op of its gradient is named ``<name>_backward``.
+        forward: Takes tensors, then settings. Returns a tensor or a tuple of tensors.
+        backward: Takes the gradients of the results, the kept tensors and the settings. Returns a
+            tuple of gradients.
+        outputs: Takes the arguments of ``forward``. Returns its outputs, not filled.
+        gradients: Takes the arguments of ``backward``. Returns its outputs, not filled.
+        gradient_of: The index of the gradient of each input tensor, among the outputs of
+            ``backward`` followed by the gradients of the results. None for no gradient.
+        results: The number of outputs that have a gradient; they come first. The other outputs
+            serve ``backward`` only.
+        keep: Takes the input tensors and the outputs. Returns those that ``backward`` needs.
+        count: The FLOPs of ``forward`` and of ``backward`` as functions of their arguments, see
+            :mod:`.flops`. Empty if PyTorch counts none for such an op.
 
     Returns:
-        The op, to be called like ``forward``, by position.
+        The op. Its arguments are those of ``forward``, by position.
     """
     tensors = len(gradient_of)
+    run_backward = backward
 
     def save(ctx, inputs, output) -> None:
         outputs = output if isinstance(output, tuple) else (output,)
         ctx.save_for_backward(*keep(inputs[:tensors], outputs))
         ctx.settings = inputs[tensors:]
-        # No zeros for gradients of outputs that nobody reads.
+        # Make no zeros for the gradients of unused outputs.
         ctx.set_materialize_grads(False)
 
-    def differentiate(ctx, *douts) -> Tuple:
-        douts = douts[:results]
+    def differentiate(ctx, *given) -> Tuple:
+        given = given[:results]
         rest = (None,) * len(ctx.settings)
-        known = [x for x in douts if x is not None]
+        known = [x for x in given if x is not None]
         if not known:
             return (None,) * tensors + rest
-        # Where an op has two results they are of one shape.
-        douts = [torch.zeros_like(known[0]) if x is None else x for x in douts]
+        # If an op has two results, they have the same shape.
+        douts = [torch.zeros_like(known[0]) if x is None else x for x in given]
         grads = run_backward(*douts, *ctx.saved_tensors, *ctx.settings)
         grads = (*grads, *douts)
         return (*(None if i is None else grads[i] for i in gradient_of), *rest)
 
     if hasattr(torch.library, 'custom_op'):
         run = torch.library.custom_op(f'biformer_mm::{name}', forward, mutates_args=())
-        run_backward = torch.library.custom_op(
+        backward_op = torch.library.custom_op(
             f'biformer_mm::{name}_backward', backward, mutates_args=()
         )
         run.register_fake(outputs)
-        run_backward.register_fake(gradients)
+        backward_op.register_fake(gradients)
         run.register_autograd(differentiate, setup_context=save)
+        run_backward = backward_op
         for op, formula in zip((name, f'{name}_backward'), count):
             flops.count_flops(op, formula)
         return run
-
-    run_backward = backward
 
     class Function(torch.autograd.Function):
         @staticmethod
@@ -98,11 +94,16 @@ def register(
 
 
 def register_constant(name: str, forward: Callable, outputs: Callable, count: Callable) -> Callable:
-    """Register a function without gradient, as :func:`register` does.
+    """Register a function without gradient; see :func:`register`.
 
     Args:
-        name, forward, outputs: As there.
-        count: FLOPs of ``forward``, from its arguments.
+        name: Name of the op.
+        forward: Takes tensors, then settings. Returns a tensor.
+        outputs: Takes the arguments of ``forward``. Returns its output, not filled.
+        count: The FLOPs of ``forward`` as a function of its arguments.
+
+    Returns:
+        The op. Its arguments are those of ``forward``, by position.
     """
     if not hasattr(torch.library, 'custom_op'):
         return forward

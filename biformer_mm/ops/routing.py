@@ -19,21 +19,20 @@ def routing_index(
 ) -> Tensor:
     """Choose the k regions that the queries of each region attend to.
 
-    One graph serves all heads, and no gradient flows through it. Means and
-    affinities are computed in fp32 (fp64 for fp64 input), whatever autocast
-    says, so that half precision neither overflows nor reorders the regions.
+    All heads share the index, and no gradient flows through it. Means and affinities are computed
+    in fp32 (fp64 for fp64 input), also under autocast, because half precision could overflow or
+    reorder the regions.
 
     Args:
         query: (N, S, S, h, w, C).
         key: Same shape as ``query``.
         topk: Routed regions per region, k.
-        valid_size: (H, W) or None. Tokens at or beyond it take no part in the
-            means, and a region without a token is chosen only when none else
-            is left.
+        valid_size: (H, W) or None. The means leave out tokens at or beyond it. A region without
+            any other token is chosen last.
 
     Returns:
-        int64, (N, S*S, k), in descending order of affinity. Which of equal
-        ones come first is the device's choice.
+        int64, (N, S*S, k), by descending affinity. The order of equal affinities depends on the
+        device.
     """
     if fused.routing_reason(query, key) is None:
         return fused.routing(query, key, topk, valid_size)
@@ -49,16 +48,15 @@ def routing_index(
 def region_mean(
     tokens: Tensor, valid_size: Optional[Tuple[int, int]] = None
 ) -> Tuple[Tensor, Optional[Tensor]]:
-    """Average the tokens of each region (equation 3's region descriptors).
+    """Average the tokens of each region (the region descriptors of equation 3).
 
     Args:
         tokens: (N, S, S, h, w, C).
         valid_size: (H, W) or None; tokens at or beyond it are left out.
 
     Returns:
-        The means, (N, S*S, C), fp32 or fp64, zero for a region without a
-        token; and a boolean (S*S) that tells which regions have one, None
-        without ``valid_size``.
+        The means, (N, S*S, C), in fp32 or fp64, zero for regions without tokens; and a bool
+        tensor (S*S), True for regions with tokens, or None without ``valid_size``.
     """
     dtype = torch.promote_types(tokens.dtype, torch.float32)
     if valid_size is None:
@@ -70,6 +68,6 @@ def region_mean(
 
 
 def _sum(tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N, S, S, h, w, C) -> (N, S*S, C)."""
-    # Rows, then columns: several times faster on CPUs than both at once.
+    """Sum the tokens of each region: (N, S, S, h, w, C) -> (N, S*S, C)."""
+    # On CPUs rows first, then columns is several times faster than both at once.
     return tokens.sum(dim=3, dtype=dtype).sum(dim=3).flatten(1, 2)

@@ -1,8 +1,7 @@
-"""Whether the fused kernels compute on a GPU what they should, found out once.
+"""Check on each GPU, once, that the fused kernels compute the right values.
 
-A few small problems run forward and backward and are held against the
-reference in fp64. What passed is remembered on disk, so that it costs seconds
-once for a card, its driver and the versions in use.
+A few small problems run forward and backward and are compared with the reference in fp64. A pass
+is recorded on disk, so the check takes a few seconds once per GPU, driver and set of versions.
 """
 
 import hashlib
@@ -19,9 +18,9 @@ from torch import Tensor
 from .backends import reference
 from .backends.triton_config import precision_of
 
-ENV_VAR = 'BIFORMER_MM_SELF_CHECK'  # '0' trusts the kernels unchecked
-# Largest root mean square of an error over that of the exact values, as
-# docs/numerics.md has it.
+ENV_VAR = 'BIFORMER_MM_SELF_CHECK'  # '0' switches the check off
+# Largest root mean square of the error, relative to that of the exact values; see
+# docs/numerics.md.
 TOLERANCES = {'ieee': 1e-5, 'tf32': 3e-3, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 NUM_HEADS, BATCH, SCALE = 2, 2, 0.3
 _found: Dict[Tuple, Optional[str]] = {}
@@ -29,7 +28,7 @@ _thread = threading.local()
 
 
 class Problem(NamedTuple):
-    """Regions (Sh, Sw) of (h, w) tokens, and what the op is told of them."""
+    """Sh x Sw ``regions`` of h x w tokens (``region``), and options of the op."""
 
     regions: Tuple[int, int]
     region: Tuple[int, int]
@@ -43,7 +42,7 @@ PROBLEMS = (
     Problem((1, 2), (8, 8), 1),  # whole tiles
     Problem((2, 2), (5, 6), 2, (9, 11), True),
     Problem((3, 3), (2, 2), 2, (3, 5)),  # some regions have no token
-    # Regions so small that queries see the whole map.
+    # Regions so small that the kernels of triton_map run.
     Problem((2, 3), (2, 2), 6),
     Problem((3, 3), (2, 2), 9, (5, 3)),
 )
@@ -52,16 +51,15 @@ PROBLEMS = (
 def fault(
     device: torch.device, about: str, first_error: Callable[[], Optional[str]], may_run: bool
 ) -> Optional[str]:
-    """Why some kernels must not be used; None where they passed.
+    """Return why some kernels must not be used, or None if they passed.
 
-    Warns once if they did not.
+    Warns once if they failed.
 
     Args:
         device: A GPU.
-        about: Which kernels, and what else the result depends on.
-        first_error: Runs them; returns what is wrong, None where nothing is.
-        may_run: Whether a kernel may be started now. Where it may not, only
-            what is known already counts.
+        about: The kernels, and what else the result depends on.
+        first_error: Runs the check. Returns what is wrong, or None.
+        may_run: Whether a kernel may be started now. If not, only earlier results count.
     """
     if os.environ.get(ENV_VAR) == '0' or getattr(_thread, 'checks', False):
         return None
@@ -80,15 +78,15 @@ def _check(
         return None
 
     def run() -> Optional[str]:
-        _thread.checks = True  # the ops that it runs ask as well
+        _thread.checks = True  # the ops that run in here call fault(), too
         try:
             return first_error()
-        except Exception as error:  # whatever Triton or the driver raise
+        except Exception as error:  # Triton and drivers raise many kinds
             lines = str(error).splitlines() or ['']
             return f'{type(error).__name__}: {lines[0]}'
 
-    # A thread of its own knows none of the caller's modes: autograd's,
-    # inference, autocast, default device, those that count or record.
+    # In another thread, as none of the caller's modes apply there: autograd's, inference,
+    # autocast, default device, and those that count or record ops.
     with ThreadPoolExecutor(1) as thread:
         reason = thread.submit(run).result()
     if reason is None:
@@ -100,12 +98,13 @@ def _check(
         'slower and take more memory. Please report this as an issue of '
         f'biformer_mm, with: {about}.',
         RuntimeWarning,
+        stacklevel=2,
     )
     return f'its self-check failed on this GPU ({reason})'
 
 
 def describe(device: torch.device) -> str:
-    """What the result depends on: card, driver, versions, kernels."""
+    """Describe what the result depends on: GPU, driver, versions, kernels."""
     import triton
 
     kernels = hashlib.sha256()
@@ -139,24 +138,24 @@ def _remember(path: Path, about: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(about + '\n')
     except OSError:
-        pass  # a read-only home: the next process checks again
+        pass  # the home is read-only: the next process checks again
 
 
 def first_error(
     device: torch.device, dtype: torch.dtype, head_dim: int, run: Callable[..., Sequence[Tensor]]
 ) -> Optional[str]:
-    """What is wrong with the attention's first problem that is not right.
+    """Run attention's problems and describe the first error, or return None.
 
     Args:
         device: A GPU.
-        dtype: Of queries, keys and values.
-        head_dim: Channels of a head.
-        run: Takes query, key, value, region_index, the gradient of the output
-            and the op's options; returns o, dq, dk and dv.
+        dtype: Dtype of queries, keys and values.
+        head_dim: Channels of a head, d.
+        run: Takes query, key, value, region_index, the gradient of the output and the op's
+            options. Returns the output and the gradients of query, key and value.
     """
     for problem in PROBLEMS:
         for name, error in errors(problem, device, dtype, head_dim, run).items():
-            if not error <= tolerance(dtype):  # nan is wrong, too
+            if not error <= tolerance(dtype):  # true for nan, too
                 return (
                     f'{name} is off by {error:.1e}, more than {tolerance(dtype):.0e}, in {problem}'
                 )
@@ -164,16 +163,16 @@ def first_error(
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Largest error of :func:`relative_rms` that a dtype may have."""
+    """Return the largest allowed :func:`relative_rms` of a dtype."""
     return TOLERANCES.get(dtype) or TOLERANCES[precision_of(dtype)]
 
 
 def errors(
     problem: Problem, device: torch.device, dtype: torch.dtype, head_dim: int, run: Callable
 ) -> Dict[str, float]:
-    """Relative errors of o, dq, dk and dv."""
+    """Return the relative errors of o, dq, dk and dv."""
     query, key, value, index, dout, options = make_inputs(problem, device, dtype, head_dim)
-    # The kernels' outputs take the place of this.
+    # Fill the memory that the outputs will get: what a kernel leaves out is then nan.
     torch.full((8, *query.shape), float('nan'), device=device, dtype=dtype)
     found = run(query, key, value, index, dout, **options)
     exact = exactly(query, key, value, index, dout, options)
@@ -183,8 +182,11 @@ def errors(
 
 
 def make_inputs(problem: Problem, device: torch.device, dtype: torch.dtype, head_dim: int) -> Tuple:
-    """Slices of a fused projection of a map, an index with duplicates, the
-    output's gradient and the op's options.
+    """Make the inputs of a problem.
+
+    Returns:
+        Query, key and value, as slices of one fused projection of a map; an index with
+        duplicates; the gradient of the output; the op's options.
     """
     (sh, sw), (h, w) = problem.regions, problem.region
     channels = NUM_HEADS * head_dim
@@ -211,16 +213,17 @@ def make_inputs(problem: Problem, device: torch.device, dtype: torch.dtype, head
 def exactly(
     query: Tensor, key: Tensor, value: Tensor, index: Tensor, dout: Tensor, options: Dict
 ) -> Tuple[Tensor, ...]:
-    """The same by the reference, in fp64 on the CPU."""
-    qkv = [x.cpu().double().requires_grad_() for x in (query, key, value)]
-    out = reference.region_attention(*qkv, index.cpu(), **options)
-    gradients = torch.autograd.grad(out, qkv, dout.cpu().double())
+    """Compute output and gradients by the reference, in fp64 on the CPU."""
+    q, k, v = (x.cpu().double().requires_grad_() for x in (query, key, value))
+    out = reference.region_attention(q, k, v, index.cpu(), **options)
+    gradients = torch.autograd.grad(out, (q, k, v), dout.cpu().double())
     return (out.detach(), *gradients)
 
 
 def relative_rms(found: Tensor, exact: Tensor) -> float:
-    """Root mean square of the error over that of the exact values, or over
-    0.1 where that is more.
+    """Return the root mean square of the error, relative to that of the exact values.
+
+    The latter counts as at least 0.1.
     """
     error = (found.double() - exact).square().mean().sqrt()
     return float(error / exact.square().mean().sqrt().clamp(min=0.1))

@@ -1,18 +1,18 @@
-"""What importing biformer_mm leaves out, as it would change MMEngine."""
+"""Register what importing biformer_mm leaves out, because it changes MMEngine."""
 
 
 def register_all_modules() -> None:
-    """Let MMEngine know all of biformer_mm, as the tools of this project do.
+    """Register everything of biformer_mm in MMEngine, as the tools do.
 
-    Importing ``biformer_mm`` registers its models. This function adds, for
-    the whole process:
+    Importing ``biformer_mm`` only registers its models. This function adds,
+    for the whole process:
 
     - the hooks and loops that tools/train.py puts into a run;
     - the prefix 'biformer_mm::' in ``_base_`` and in mmengine.hub, and
-      'mmseg::' with the maintained fork of mmseg: MMEngine has a fixed table
+      'mmseg::' for the maintained fork of mmseg, as MMEngine has a fixed table
       of packages;
-    - fused attention in MMEngine's FLOP counter, which counts none, for all
-      networks.
+    - fused attention in MMEngine's FLOP counter, which otherwise does not
+      count it, in any network.
 
     Calling it again changes nothing.
     """

@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all."""
+"""Write files completely or not at all."""
 
 import os
 import os.path as osp
@@ -8,14 +8,15 @@ from typing import Iterator, Union
 
 @contextmanager
 def whole_file(path: Union[str, 'os.PathLike[str]']) -> Iterator[str]:
-    """Give the name of a file to write, which becomes ``path`` if no error
-    ends the context, and is removed otherwise.
+    """Yield the name of a file to write, and rename it to ``path`` at the end.
+
+    If the block fails, the file is removed and ``path`` stays as it was.
 
     Args:
-        path: The file, in a folder that is made if need be.
+        path: The final path. Its folder is created if needed.
 
     Raises:
-        OSError: It cannot be written; what was there still is.
+        OSError: The file cannot be written.
     """
     path = os.fspath(path)
     os.makedirs(osp.dirname(path) or '.', exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the command lines of all tools share."""
+"""Shared parts of the tools' command lines."""
 
 import argparse
 import difflib
@@ -8,10 +8,11 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, Optional, Sequence
 
 import torch
 from mmengine.config import Config, DictAction
+from tabulate import tabulate
 
 from biformer_mm.utils import register_all_modules
 from biformer_mm.utils.config_types import framework_of
@@ -19,8 +20,7 @@ from biformer_mm.utils.errors import UsageError, explained
 
 _SPLITS = ('train', 'val', 'test')
 _KINDS = {dict: 'a dict', list: 'a list', str: 'text', int: 'an integer'}
-# What MMEngine's runner takes, where a field is set; None is as if it were
-# not.
+# The types that MMEngine's runner takes for a field, unless it is None or absent.
 _FIELDS = {
     (dict,): (
         'model',
@@ -63,7 +63,7 @@ _FIELDS = {
         'optim_wrapper.accumulative_counts',
     ),
 }
-# What is divided by.
+# The runner divides by these.
 _DIVISORS = (
     'train_cfg.val_interval',
     'optim_wrapper.accumulative_counts',
@@ -72,11 +72,11 @@ _DIVISORS = (
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
-    """A parser whose ``--help`` ends in a command that works.
+    """Make a parser whose ``--help`` ends with a working command.
 
     Args:
         description: The tool's docstring.
-        example: The command, as typed in a checkout's root.
+        example: The command, for the root of a checkout.
     """
     return argparse.ArgumentParser(
         description=description,
@@ -100,11 +100,11 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 
 class _ConfigOptions(DictAction):
-    """KEY=VALUE pairs; others end in the usage, not in a traceback."""
+    """Parse KEY=VALUE pairs; end in a usage error, not a traceback."""
 
     @staticmethod
     def _parse_iterable(val: str) -> Any:
-        """Keep the spaces of a text, such as a path; MMEngine drops them."""
+        """Parse a value, keeping the spaces of a text, which MMEngine drops."""
         text = val.strip('\'" ')
         if ',' in text or text.startswith(('(', '[')):
             return DictAction._parse_iterable(val)
@@ -147,7 +147,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def pick_device(name: str) -> str:
-    """The device that ``--device`` means.
+    """Return the device that ``--device`` means.
 
     Raises:
         UsageError: There is no such device.
@@ -155,7 +155,7 @@ def pick_device(name: str) -> str:
     if name == 'auto':
         return 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
-        torch.ones(1, device=name).item()  # which 'meta' has not
+        torch.ones(1, device=name).item()  # which fails on 'meta'
     except Exception as error:  # of many kinds, by device and torch version
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
@@ -164,17 +164,48 @@ def pick_device(name: str) -> str:
     return name
 
 
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """Add ``--shape``, which becomes (height, width)."""
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        action=_Shape,
+        required=True,
+        metavar=('H', 'W'),
+        help='height and width of the image in pixels; H alone is a square',
+    )
+
+
+class _Shape(argparse.Action):
+    """Accept one or two positive numbers."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: Any,
+        values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
+        if len(values) > 2 or min(values) < 1:
+            parser.error(
+                f'{option_string} takes a height and a width in '
+                'pixels, or the side of a square; got '
+                f'{" ".join(map(str, values))}'
+            )
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
 def check_writable(option: str, path: str, folder: bool = False) -> None:
-    """Refuse a place that nothing can be written to, before the work.
+    """Refuse an output path that cannot be written, before the work starts.
 
     Args:
-        option: What the message calls it.
-        path: A file, or a folder, that is to be written; it and the folders
-            that it is in need not exist.
+        option: Its name in the message.
+        path: The file or folder. Neither it nor its parents need exist.
         folder: Whether it is a folder.
 
     Raises:
-        UsageError: It cannot be written, as far as can be told now.
+        UsageError: The path cannot be written.
     """
     reason = _why_not_writable(path, folder)
     if reason:
@@ -208,11 +239,12 @@ def _why_not_writable(path: str, folder: bool) -> Optional[str]:
 def read_config(path: str, options: Dict) -> Config:
     """Read a config and override fields of it.
 
-    MMEngine first gets to know all of biformer_mm, which the config may name.
+    First calls :func:`biformer_mm.utils.register_all_modules`, as the config
+    may name our hooks.
 
     Raises:
-        UsageError: The file does not exist, is of another kind or cannot be
-            read, or a field cannot be overridden so.
+        UsageError: The file does not exist, is not a config or cannot be read,
+            or a field cannot be overridden.
     """
     register_all_modules()
     if not osp.isfile(path):
@@ -228,7 +260,7 @@ def read_config(path: str, options: Dict) -> Config:
             f'a config is a .py, .json or .yaml file; got {path}: give one of configs/'
         )
     with explained(
-        f'{path} must be a config that can be read', 'mend it, or start from one of configs/'
+        f'{path} must be a config that can be read', 'correct it, or start from one of configs/'
     ):
         try:
             cfg = Config.fromfile(path)
@@ -250,10 +282,10 @@ def read_config(path: str, options: Dict) -> Config:
 
 
 def _check_fields(cfg: Config) -> None:
-    """Refuse fields of another kind than MMEngine takes, by their names.
+    """Refuse fields whose type MMEngine does not take.
 
     Raises:
-        UsageError: There is such a field.
+        UsageError: There is such a field; the message names it.
     """
     for kinds, names in _FIELDS.items():
         for name in names:
@@ -262,7 +294,7 @@ def _check_fields(cfg: Config) -> None:
                 kind = ' or '.join(_KINDS[kind] for kind in kinds)
                 raise UsageError(
                     f'{name} of a config must be {kind}; got '
-                    f'{value!r}; mend {cfg.filename} or '
+                    f'{value!r}; correct {cfg.filename} or '
                     '--cfg-options'
                 )
     for name in _DIVISORS:
@@ -270,7 +302,7 @@ def _check_fields(cfg: Config) -> None:
         if value is not None and value < 1:
             raise UsageError(
                 f'{name} of a config must be 1 or more; got '
-                f'{value}; mend {cfg.filename} or --cfg-options'
+                f'{value}; correct {cfg.filename} or --cfg-options'
             )
     for name, hook in (cfg.get('default_hooks') or {}).items():
         _check_hook(f'default_hooks.{name}', hook or {}, cfg)
@@ -281,12 +313,13 @@ def _check_fields(cfg: Config) -> None:
 def _check_hook(name: str, hook: Any, cfg: Config) -> None:
     if not isinstance(hook, dict):
         raise UsageError(
-            f'{name} of a config must be a dict; got {hook!r}; mend {cfg.filename} or --cfg-options'
+            f'{name} of a config must be a dict; got {hook!r}; '
+            f'correct {cfg.filename} or --cfg-options'
         )
 
 
 def _field(cfg: Config, name: str) -> Any:
-    """A field by its dotted name; None if there is none."""
+    """Return a field by its dotted name, or None."""
     part = cfg
     for key in name.split('.'):
         if not isinstance(part, (dict, Config)):
@@ -297,15 +330,37 @@ def _field(cfg: Config, name: str) -> Any:
 
 @contextmanager
 def usage_errors(prog: str) -> Iterator[None]:
-    """End the program with one line, not a traceback, on a UsageError.
+    """End the program with one line instead of a traceback on a UsageError.
 
-    Of a distributed run's processes on a machine, the first prints it; others
-    do if they alone fail.
+    In a distributed run, the first process of a machine prints it at once. The
+    others wait, so that they print it only if the first does not fail.
     """
     try:
         yield
     except UsageError as error:
         if int(os.environ.get('LOCAL_RANK', 0)) > 0:
-            # A launcher ends all processes when the first has failed.
+            # The launcher ends all processes when the first has failed.
             time.sleep(10)
         sys.exit(f'{prog}: error: {error}')
+
+
+def markdown_table(rows: Sequence[Sequence[str]], left: int = 0) -> str:
+    """Format cells as a Markdown table.
+
+    Args:
+        rows: Cells; the first row is the header.
+        left: Number of leading columns to align left; the others align right.
+    """
+    align = ['left' if i < left else 'right' for i in range(len(rows[0]))]
+    return tabulate(rows, 'firstrow', 'pipe', disable_numparse=True, colalign=align)
+
+
+def print_report(text: str) -> None:
+    """Print a text that may hold any file name and be piped into ``head``."""
+    if sys.stdout.errors == 'strict':  # file names need not be UTF-8
+        sys.stdout.reconfigure(errors='backslashreplace')
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # The reader has enough. Python must not flush again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

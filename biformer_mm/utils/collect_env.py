@@ -1,6 +1,4 @@
-"""Print what an issue should say of an environment:
-``python -m biformer_mm.utils.collect_env``.
-"""
+"""Print the environment for an issue: ``python -m biformer_mm.utils.collect_env``."""
 
 from importlib.util import find_spec
 
@@ -10,9 +8,7 @@ from .compatibility import SUPPORTED, installed_version
 
 
 def collect_env() -> str:
-    """Return the versions of this package and what it works with, the
-    attention's backends, and what MMEngine says of the system; a line each.
-    """
+    """Return the versions, the attention's backends and the system, a line each."""
     found = dict(biformer_mm=__version__)
     found.update((name, installed_version(name)) for name in SUPPORTED)
     if find_spec('triton'):

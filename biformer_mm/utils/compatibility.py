@@ -1,23 +1,24 @@
-"""The packages that biformer_mm works with, checked on import.
+"""Versions of the packages that biformer_mm works with, checked on import.
 
-Versions are read without importing the packages, which takes seconds and is
-where an unsuitable one would fail first.
+Versions are read without importing the packages: that takes seconds, and an
+unsuitable version may fail there first.
 """
 
-import re
 import runpy
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Dict, NamedTuple, Optional
+
+from packaging.version import Version
 
 
 class Supported(NamedTuple):
-    """Versions from ``lower`` up to, not including, ``upper``."""
+    """A range of versions, from ``lower`` up to but not including ``upper``."""
 
     lower: str
     upper: str
-    distributions: str  # what pip calls it: the original, the maintained fork
+    distributions: str  # names on PyPI: the original, the maintained fork
 
 
 SUPPORTED: Dict[str, Supported] = {
@@ -40,7 +41,9 @@ def check_packages() -> None:
     """
     for module, (lower, upper, distributions) in SUPPORTED.items():
         version = installed_version(module)
-        if version and not (_numbers(lower) <= _numbers(version) < _numbers(upper)):
+        # A pre-release counts as its release, which is what it is built from.
+        release = version and Version(version).release
+        if release and not Version(lower).release <= release < Version(upper).release:
             text = (
                 f'biformer_mm works with {module}>={lower},<{upper}, found '
                 f'{module} {version}: install {distributions} in that range '
@@ -48,23 +51,17 @@ def check_packages() -> None:
             )
             if module in ('torch', 'mmengine'):
                 raise ImportError(text)
-            warnings.warn(text)
+            warnings.warn(text, stacklevel=3)
 
 
 def installed_version(module: str) -> Optional[str]:
-    """Version of a package; None if it is not installed.
+    """Return the version of a package, or None if it is not installed.
 
     It is read from the package's version.py: pip's metadata may name the
     original, the fork or, with one installed over the other, both.
     """
     spec = find_spec(module)
-    if spec is None or spec.origin is None:  # none: a mere folder of that name
+    if spec is None or spec.origin is None:  # no origin: a folder of that name
         return None
     path = Path(spec.origin).with_name('version.py')
     return runpy.run_path(str(path))['__version__']
-
-
-def _numbers(version: str) -> Tuple[int, ...]:
-    """(2, 1, 2) of '2.1.2+cu121'; a pre-release counts as its release."""
-    release = re.match(r'\d+(\.\d+)*', version).group()
-    return tuple(map(int, release.split('.')))

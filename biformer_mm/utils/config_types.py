@@ -1,4 +1,4 @@
-"""Types in a config: texts or, in pure-Python configs, classes."""
+"""Read the types in a config: texts or, in pure-Python configs, classes."""
 
 from typing import Any, Optional
 
@@ -12,12 +12,13 @@ def type_name(part: Any) -> str:
         part: A dict with a ``type``, or None.
 
     Returns:
-        Name with its scope, which is left out for MMEngine's; '' without a
-        type. Modules between them, as in the config that a run of classes
-        dumps, are left out.
+        Name with its scope, without MMEngine's; '' without a type. Modules
+        between scope and name, as a run dumps them for classes, are left out.
     """
-    kind = (part or {}).get('type') or ''
+    kind = part.get('type') if isinstance(part, dict) else None
     if not isinstance(kind, str):
+        if not hasattr(kind, '__name__'):
+            return ''
         kind = f'{kind.__module__}.{kind.__name__}'
     scope, _, name = kind.partition('.')
     if not name:
@@ -27,7 +28,7 @@ def type_name(part: Any) -> str:
 
 
 def bare_type_name(part: Any) -> str:
-    """Return the same without a scope."""
+    """Return the type of a part of a config without its scope."""
     return type_name(part).rpartition('.')[2]
 
 
@@ -37,15 +38,14 @@ def is_pretrained(init_cfg: Any) -> bool:
 
 
 def framework_of(model: Any) -> Optional[str]:
-    """Return the framework whose class a model's config names; None where it
-    names none, or by a text.
+    """Return the framework of the class that a model's config names.
+
+    Returns:
+        'mmdet', 'mmseg' or 'mmpretrain'; None if it is another package, or the
+        type is a text.
     """
     kind = model.get('type') if isinstance(model, dict) else None
     if kind is None or isinstance(kind, str):
         return None
-    package = _package(kind)
+    package = getattr(kind, '__module__', '').split('.')[0]
     return package if package in _FRAMEWORKS else None
-
-
-def _package(kind: Any) -> str:
-    return kind.__module__.split('.')[0]

@@ -1,4 +1,4 @@
-"""Pictures of where a network looks. Needs matplotlib for figures alone."""
+"""Record and draw where a network looks. Only routing_figures.py needs matplotlib."""
 
 from .recording import BlockRouting, find_backbone, find_block, record_routing
 from .routing_statistics import routing_statistics

@@ -1,9 +1,9 @@
-"""The routing explorer: one HTML file to look around a network's routing in.
+"""Write the routing explorer: one HTML file to explore a network's routing.
 
-The page, in the folder explorer-page, is filled with the picture, every
-block's routing, and heat maps of as many tokens as fit. These are recorded in
-rounds, each of which doubles how densely they lie on the map; each round is
-compressed by itself, so that what fits is known without a second recording.
+The template in the folder explorer-page is filled with the picture, the
+routing of every block, and heat maps of as many tokens as fit. Heat maps are
+recorded in rounds, each of which doubles their density on the map. Each round
+is compressed separately, so its size is known without recording again.
 
 Shapes: as in recording.py; n recorded tokens.
 """
@@ -27,9 +27,9 @@ from .recording import BlockRouting
 
 PAGE = Path(__file__).with_name('explorer-page')
 SCRIPTS = ('data.js', 'drawing.js', 'rendering.js', 'page.js')
-LEVELS = 15  # to which a heat map's maximum is scaled before it is rounded
+LEVELS = 15  # a heat map's maximum before rounding
 LONG_SIDE = 1333  # of the picture, in pixels
-MAX_HEAT_BYTES = 8_000_000  # of one block, unpacked: phones hold them, too
+MAX_HEAT_BYTES = 8_000_000  # of one block, unpacked, so that phones can hold it
 
 
 def write_explorer(
@@ -39,16 +39,16 @@ def write_explorer(
     title: str = 'Routing explorer',
     max_megabytes: float = 6,
 ) -> None:
-    """Write the page: no other file, server or network is needed to read it.
+    """Write the page, which needs no other file, server or network.
 
     Args:
         path: The HTML file.
         picture: RGB, (H, W, 3), uint8, at the top left of the network's input.
-        routings: Of the backbone's blocks in order, all on that input; each is
-            let go before the next is asked for.
-        title: What the page says it shows.
-        max_megabytes: Limit of the file, in 10**6 bytes. The smaller it is,
-            the fewer tokens have heat maps; the rest is always there.
+        routings: Routings of the backbone's blocks on that input, in order. Each
+            is released before the next is requested.
+        title: Title of the page.
+        max_megabytes: Largest size of the file, in 10**6 bytes. A smaller limit
+            leaves fewer tokens with heat maps; everything else is always there.
 
     Raises:
         UsageError: The limit is too low even without heat maps.
@@ -81,16 +81,16 @@ def write_explorer(
 
 
 class _StageRecord:
-    """What the page needs of a stage.
+    """The data of one stage for the page.
 
     Args:
-        routing: Of the stage's first block.
+        routing: Routing of the stage's first block.
 
     Attributes:
-        facts: What the page gets, but for the heat maps.
-        tokens: For each round the tokens that it adds, (n, 2).
-        rounds: For each round a dict of ``tokens``, the same, and ``heat``,
-            their heat maps, one entry per block. All are packed.
+        facts: The data without heat maps.
+        tokens: For each round, the tokens that it adds, (n, 2).
+        rounds: For each round, a dict of these ``tokens`` and of ``heat``, their
+            heat maps, one entry per block. All are packed.
     """
 
     def __init__(self, routing: BlockRouting) -> None:
@@ -109,11 +109,11 @@ class _StageRecord:
         self.rounds: List[Dict[str, Any]] = []
 
     def add(self, routing: BlockRouting, limit: int) -> None:
-        """Record a block; the first one settles for how many rounds.
+        """Record a block. The first one fixes the number of rounds.
 
         Args:
-            routing: Of the stage's next block.
-            limit: Bytes that a whole stage may take.
+            routing: Routing of the stage's next block.
+            limit: Largest size of a stage, in bytes.
         """
         if not self.facts['routings']:
             self._start(routing, limit // routing.num_blocks)
@@ -138,14 +138,14 @@ class _StageRecord:
 
 
 def token_rounds(map_size: Tuple[int, int], region_size: Tuple[int, int]) -> Iterator[np.ndarray]:
-    """The order in which the tokens of a map are recorded.
+    """Yield the tokens of a map in the order of recording.
 
-    After each round the tokens so far are all crossings of some rows with
-    some columns, about evenly spaced. Once there are as many as regions, each
-    region has one in its middle; after the last round none is missing.
+    After each round, the tokens so far are the crossings of some rows and
+    columns, about evenly spaced. When there are as many tokens as regions, each
+    region has one in its middle. The last round completes the map.
 
     Yields:
-        (n, 2), row and column of each token that the round adds.
+        Row and column of each token that the round adds, (n, 2).
     """
     levels = [_axis_levels(*sizes) for sizes in zip(map_size, region_size)]
     depth = [0, 0]
@@ -166,9 +166,10 @@ def token_rounds(map_size: Tuple[int, int], region_size: Tuple[int, int]) -> Ite
 
 
 def _axis_levels(size: int, region: int) -> List[List[int]]:
-    """Choices among ``size`` rows, each in the next: from one to all.
+    """Return growing choices among ``size`` rows, from one row to all.
 
-    First come middles of regions, then more and more rows of each region.
+    Each choice contains the one before. The first ones are middles of regions,
+    the later ones have more and more rows of each region.
     """
     cells = [list(range(start, min(start + region, size))) for start in range(0, size, region)]
     levels = [sum(cells, [])]
@@ -181,15 +182,15 @@ def _axis_levels(size: int, region: int) -> List[List[int]]:
 
 
 def _halve(rows: List[int]) -> List[int]:
-    """Every second one, the middle one among them."""
+    """Return every second row, including the middle one."""
     return rows[len(rows) // 2 % 2 :: 2]
 
 
 def _choose_rounds(stages: List[_StageRecord], budget: int) -> List[int]:
-    """How many rounds of each stage to keep, within so many bytes.
+    """Choose how many rounds of each stage to keep, within a budget of bytes.
 
-    The stage of the fewest tokens is the next to get a round, so that all
-    stages are recorded about equally densely.
+    The stage with the fewest tokens gets the next round, so that all stages
+    have about the same density.
     """
     counts, tokens = [0] * len(stages), [0] * len(stages)
     growing = {i for i, stage in enumerate(stages) if stage.rounds}
@@ -207,8 +208,10 @@ def _choose_rounds(stages: List[_StageRecord], budget: int) -> List[int]:
 
 
 def _pack_routing(routing: BlockRouting) -> str:
-    """The index and its strengths, (R, k), and the share of each region's
-    attention that padding gets, (R,); shares in thousandths.
+    """Pack the index and its strengths, (R, k), and the share of padding, (R,).
+
+    The last is the share of each region's attention that padding gets. Strengths
+    and shares are in thousandths.
     """
     off_map = ~_on_map(routing)[routing.index].reshape(len(routing.index), -1)
     padding = np.zeros(len(routing.index))
@@ -225,12 +228,12 @@ def _pack_routing(routing: BlockRouting) -> str:
 
 
 def _pack_heat(routing: BlockRouting, tokens: np.ndarray) -> str:
-    """Heat maps of tokens (n, 2).
+    """Pack the heat maps of tokens (n, 2).
 
-    For each token and head: the largest attention that a token of the map
-    gets and the sum that padding gets, (n, m), fp32; and the attention to the
-    routed tokens in parts of LEVELS of the former, (n, m, k*T), uint8, zero
-    for padding.
+    For each token and head: the largest attention to a token of the map and the
+    sum of the attention to padding, (n, m), fp32; and the attention to the
+    routed tokens, (n, m, k*T), uint8, scaled so that the largest is LEVELS;
+    zero for padding.
     """
     rows, cols = tokens.T
     h, w = routing.region_size
@@ -250,7 +253,7 @@ def _pack_heat(routing: BlockRouting, tokens: np.ndarray) -> str:
 
 
 def _on_map(routing: BlockRouting) -> np.ndarray:
-    """Which tokens of each region are none of the padding, (R, T)."""
+    """Return a mask of the tokens of each region that lie on the map, (R, T)."""
     s = routing.num_regions
     rows, cols = (
         np.arange(s * length) < size for size, length in zip(routing.map_size, routing.region_size)
@@ -278,7 +281,7 @@ def _pack_picture(picture: np.ndarray, image_size: Tuple[int, int]) -> Dict[str,
 
 
 def _pack(*arrays: np.ndarray) -> str:
-    """Arrays one after the other, compressed, as text."""
+    """Concatenate and compress arrays, and return them as text."""
     return _base64(zlib.compress(b''.join(array.tobytes() for array in arrays)))
 
 
@@ -287,10 +290,10 @@ def _base64(content: bytes) -> str:
 
 
 def _fill_page(content: Dict[str, Any]) -> bytes:
-    """Put everything into the one file.
+    """Fill the template.
 
-    The page may run its own script alone and ask for nothing: its security
-    policy names the hashes of script and style.
+    The security policy of the page has the hashes of script and style, so that
+    it runs no other script and loads nothing.
     """
     style = (PAGE / 'page.css').read_text(encoding='utf-8')
     script = '\n'.join((PAGE / name).read_text(encoding='utf-8') for name in SCRIPTS)
@@ -308,6 +311,6 @@ def _fill_page(content: Dict[str, Any]) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """All or nothing: a page cut short would open and fail."""
+    """Write the page completely or not at all: a partial page would open and fail."""
     with whole_file(path) as unfinished:
         Path(unfinished).write_bytes(content)

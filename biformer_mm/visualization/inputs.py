@@ -1,4 +1,4 @@
-"""From an image file to what a config's network sees of it."""
+"""Prepare an image file as a config's network sees it."""
 
 from copy import deepcopy
 from typing import NamedTuple
@@ -18,11 +18,12 @@ class NetworkInput(NamedTuple):
     """An image as a network sees it.
 
     Attributes:
-        picture: RGB, (H, W, 3), uint8: resized and cropped, not yet
-            normalised nor padded.
-        tensor: (1, 3, H', W'), normalised and padded; picture at top left.
-        file_x, file_y: (W,) and (H,), where the picture's columns and rows
-            come from in the file, in pixels.
+        picture: RGB, (H, W, 3), uint8: resized and cropped, but not normalised
+            or padded.
+        tensor: (1, 3, H', W'), normalised and padded; the picture is at its
+            top left.
+        file_x: (W,), the file's column in pixels of each column of the picture.
+        file_y: (H,), the file's row in pixels of each row of the picture.
     """
 
     picture: np.ndarray
@@ -31,7 +32,7 @@ class NetworkInput(NamedTuple):
     file_y: np.ndarray
 
     def at(self, x: float, y: float) -> tuple:
-        """Column and row of the picture at a position of the file.
+        """Return column and row of the picture at a position in the file.
 
         Raises:
             UsageError: The network does not see that position.
@@ -51,7 +52,7 @@ class NetworkInput(NamedTuple):
 
 
 def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
-    """Read an image and prepare it as the config does in a test.
+    """Read an image and prepare it with the config's test pipeline.
 
     Args:
         cfg: Config of mmdet, mmseg or mmpretrain.
@@ -59,17 +60,17 @@ def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
         path: The image.
 
     Raises:
-        UsageError: The file is no image that OpenCV can read, or the config
-            has no way to prepare it, or makes it too small for a BiFormer.
+        UsageError: OpenCV cannot read the file, or the config has no test
+            pipeline, or makes the image too small for a BiFormer.
     """
-    import mmcv  # of the frameworks, not of this package
+    import mmcv  # only the frameworks require it
 
     with explained(f'{path} must be an image that can be read', 'convert it to JPEG or PNG'):
         image = mmcv.imread(path)
     if image is None:
         raise UsageError(f'{path} is not an image that OpenCV can read; convert it to JPEG or PNG')
     with explained(
-        'the config must have a test_dataloader.dataset.pipeline that prepares images', 'mend it'
+        'the config must have a test_dataloader.dataset.pipeline that prepares images', 'correct it'
     ):
         pipeline = _build_pipeline(cfg)
         packed = _run(pipeline, image, path)
@@ -82,8 +83,8 @@ def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
             f'{seen_height} x {seen_width}: give an image that is less '
             'narrow, or have the config pad it'
         )
-    # Where the pixels come from, whatever the pipeline: it is run on an image
-    # whose colours are its coordinates.
+    # To learn where the pixels come from, run the pipeline on an image whose
+    # colours are its coordinates.
     height, width = image.shape[:2]
     coordinates = np.zeros_like(image)
     coordinates[..., 0] = np.linspace(0, 255, width).round()[None]
@@ -98,15 +99,15 @@ def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
 
 
 def to_picture(packed: Tensor) -> np.ndarray:
-    """What a pipeline has packed, BGR, (3, H, W), as RGB, (H, W, 3), uint8."""
+    """Convert a packed BGR image, (3, H, W), to RGB, (H, W, 3), uint8."""
     pixels = packed.cpu().numpy().transpose(1, 2, 0)[..., ::-1]
     return np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def _build_pipeline(cfg: Config) -> Compose:
-    """The test pipeline without what reads files."""
+    """Build the test pipeline without the steps that read files."""
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    dataset = cfg.test_dataloader.dataset
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     while 'dataset' in dataset:
         dataset = dataset.dataset
     return Compose(
@@ -130,7 +131,7 @@ def _run(pipeline: Compose, image: np.ndarray, path: str) -> dict:
 
 
 def _straighten(values: np.ndarray) -> np.ndarray:
-    """The straight line through values that were rounded."""
+    """Fit a straight line to rounded values."""
     if len(values) < 2:
         return values.astype(float)
     places = np.arange(len(values))

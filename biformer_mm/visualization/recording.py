@@ -1,4 +1,4 @@
-"""Where a network looks: the routing and attention of its blocks on an image.
+"""Record where a network looks: routing and attention of its blocks on an image.
 
 Shapes: H x W tokens of a map, S regions per side, R = S*S regions of h x w
 tokens, T = h*w, k routed regions, m heads.
@@ -20,13 +20,14 @@ from biformer_mm.utils.errors import UsageError
 class BlockRouting:
     """Routing and attention of one block on one image.
 
-    Full attention is the case of one region, which is routed to itself.
-    Tokens are counted by row and column of the map, pixels by x and y of the
-    network's input.
+    Full attention is the case of one region that is routed to itself. Tokens
+    are given by row and column of the map, pixels by x and y of the network's
+    input.
 
     Attributes:
-        stage, block: Which block it is, both counted from 1.
-        num_blocks: Blocks of the stage.
+        stage: The block's stage, from 1.
+        block: The block's number in its stage, from 1.
+        num_blocks: Number of blocks in the stage.
         stride: Pixels per token.
         image_size: Height and width of the network's input, in pixels.
         map_size: (H, W).
@@ -34,8 +35,8 @@ class BlockRouting:
         num_regions: S.
         topk: k; None for full attention.
         num_heads: m.
-        index: (R, k), the regions that each region attends to, in descending
-            order of affinity; int64.
+        index: (R, k) int64, the regions that each region attends to, by
+            descending affinity.
     """
 
     def __init__(
@@ -60,28 +61,28 @@ class BlockRouting:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """Attention, (R, m, T, k*T), fp32; of the reference backend.
+        """Attention weights, (R, m, T, k*T), fp32, by the reference backend.
 
-        Entry [i, :, t, j*T+s] is what token t of region i gives to token s of
-        region ``index[i, j]``. A row sums to 1; one of a query in the padding
-        is zero.
+        Entry [i, :, t, j*T+s] is the weight of token s of region ``index[i, j]``
+        for token t of region i. A row sums to 1; the row of a query in the
+        padding is zero.
         """
         weights = region_attention_with_weights(**self._inputs)[1]
         return weights[0].float().cpu().numpy()
 
     @cached_property
     def strength(self) -> np.ndarray:
-        """Share of a region's attention that each routed region gets.
+        """Share of a region's attention that each routed region gets, (R, k).
 
-        (R, k), the mean over the heads and over the region's tokens on the
-        map; a row sums to 1, or is zero for a region in the padding.
+        The mean over the heads and over the region's tokens on the map. A row
+        sums to 1; the row of a region in the padding is zero.
         """
         per_region = self.weights.reshape(*self.weights.shape[:3], self.index.shape[1], -1).sum(-1)
-        queries = self.occupied_tokens()  # those of the padding are zero
+        queries = self.occupied_tokens()  # rows of the padding are zero
         return per_region.sum(axis=(1, 2)) / np.maximum(queries * self.num_heads, 1)[:, None]
 
     def occupied_tokens(self) -> np.ndarray:
-        """How many tokens of each region lie on the map, (R,)."""
+        """Count the tokens of each region that lie on the map, (R,)."""
         rows, cols = (
             np.clip(size - np.arange(self.num_regions) * length, 0, length)
             for size, length in zip(self.map_size, self.region_size)
@@ -89,20 +90,21 @@ class BlockRouting:
         return np.outer(rows, cols).ravel()
 
     def token_at(self, x: float, y: float) -> Tuple[int, int]:
-        """Row and column of the token at a pixel."""
+        """Return row and column of the token at a pixel."""
         return tuple(
             min(max(int(position) // self.stride, 0), size - 1)
             for position, size in zip((y, x), self.map_size)
         )
 
     def region_of(self, row: int, col: int) -> int:
-        """The region of a token."""
+        """Return the region of a token."""
         h, w = self.region_size
         return row // h * self.num_regions + col // w
 
     def region_box(self, region: int) -> Tuple[int, int, int, int]:
-        """Left, top, right and bottom of a region's part on the image, in
-        pixels; nothing wide or high for one in the padding.
+        """Return left, top, right and bottom of a region on the image, in pixels.
+
+        The box of a region in the padding has no width or height.
         """
         row, col = divmod(int(region), self.num_regions)
         h, w = (length * self.stride for length in self.region_size)
@@ -115,14 +117,15 @@ class BlockRouting:
         )
 
     def heat_map(self, row: int, col: int) -> np.ndarray:
-        """What one token gives to all tokens of the map.
+        """Return the attention of one token to all tokens of the map.
 
         Args:
-            row, col: The token.
+            row: Row of the token.
+            col: Column of the token.
 
         Returns:
-            (m, H, W), fp32, zero outside the routed regions. It sums to 1 for
-            each head, less what padding that counts as tokens gets.
+            (m, H, W), fp32, zero outside the routed regions. The sum of each
+            head is 1, minus the attention to padding that counts as tokens.
         """
         h, w = self.region_size
         region = self.region_of(row, col)
@@ -131,13 +134,13 @@ class BlockRouting:
         s = self.num_regions
         out = np.zeros((self.num_heads, s, h, s, w), np.float32)
         for j, routed in enumerate(self.index[region]):
-            # Added up: an index may list a region twice.
+            # Add up: the index may list a region twice.
             out[:, routed // s, :, routed % s] += given[:, j]
         out = out.reshape(self.num_heads, s * h, s * w)
         return out[:, : self.map_size[0], : self.map_size[1]]
 
     def incoming(self, region: int) -> np.ndarray:
-        """The regions that route to one."""
+        """Return the regions that route to a region."""
         return np.flatnonzero((self.index == region).any(axis=1))
 
 
@@ -145,18 +148,18 @@ class BlockRouting:
 def record_routing(
     backbone: BiFormer, images: Tensor, stage: Optional[int] = None, block: int = -1
 ) -> Iterator[BlockRouting]:
-    """Run a backbone and yield what its blocks look at, one at a time.
+    """Run a backbone and yield the routing of its blocks, one at a time.
 
     Args:
-        backbone: The network; it runs in evaluation mode and is left as it
-            was.
-        images: (1, C, H, W), one normalised image.
-        stage, block: The only block wanted, see :func:`find_block`; without a
-            stage, all blocks in order.
+        backbone: The network. It runs in evaluation mode; its mode is restored
+            afterwards.
+        images: One normalised image, (1, C, H, W).
+        stage: Stage of the only block to yield; None for all blocks in order.
+        block: Number of this block, see :func:`find_block`.
 
     Raises:
         UsageError: There is no such block.
-        ValueError: There is not one image, or it does not suit the backbone.
+        ValueError: There is not exactly one image, or the backbone refuses it.
     """
     if images.shape[0] != 1:
         raise ValueError(
@@ -175,7 +178,7 @@ def record_routing(
         attn.register_forward_pre_hook(lambda module, args: seen.update({module: args[0]}))
         for attn in blocks
     ]
-    # Of each module, for somebody may have frozen a part by hand.
+    # By module, as a part may have been frozen by hand.
     modes = {module: module.training for module in backbone.modules()}
     try:
         with eagerly():
@@ -190,12 +193,12 @@ def record_routing(
 
 
 def find_block(backbone: BiFormer, stage: int, block: int) -> int:
-    """Number, from 1, of a block of a stage.
+    """Return the number, from 1, of a block of a stage.
 
     Args:
         backbone: The network.
-        stage: From 1.
-        block: From 1, or negative: -1 is the stage's last.
+        stage: Number of the stage, from 1.
+        block: From 1, or negative: -1 is the last block of the stage.
 
     Raises:
         UsageError: There is no such block.
@@ -214,7 +217,7 @@ def find_block(backbone: BiFormer, stage: int, block: int) -> int:
 
 
 def find_backbone(model: nn.Module) -> BiFormer:
-    """The BiFormer in a model.
+    """Return the BiFormer in a model.
 
     Raises:
         UsageError: There is none, or more than one.

@@ -1,4 +1,4 @@
-"""The paper's figure 4 for any image: query, routed regions, attention."""
+"""Draw the paper's figure 4 for any image: query, routed regions, attention."""
 
 from typing import Sequence, Tuple
 
@@ -12,12 +12,12 @@ from matplotlib.patheffects import withStroke
 
 from .recording import BlockRouting
 
-# Both rise evenly in lightness, so that they can be told apart in grey and by
-# colour-blind readers.
+# Their lightness rises evenly, which also works in grey and for colour-blind
+# readers.
 RANK_COLORS = colormaps['cividis']
 HEAT_COLORS = colormaps['inferno']
 PANEL_INCHES = 5.0
-SMALLEST_TEXT = 4  # points; what cannot be read is not written
+SMALLEST_TEXT = 4  # points; smaller text is not legible and left out
 OUTLINE = [withStroke(linewidth=3, foreground='black')]
 
 
@@ -26,17 +26,17 @@ def draw_routing(
 ) -> Figure:
     """Draw the three panels for each query.
 
-    The picture with the query and its region; the routed regions, numbered by
-    rank; and the attention of the query's token, mean over the heads, on the
-    routed tokens.
+    These are: the picture with the query and its region; the routed regions,
+    numbered by rank; and the attention of the query's token on the routed
+    tokens, averaged over the heads.
 
     Args:
         picture: RGB, (H, W, 3), uint8, at the top left of the network's input.
-        routing: Of one block on that input.
+        routing: Routing of one block on that input.
         queries: Positions on the picture, (x, y) in pixels.
 
     Returns:
-        A figure of one row for each query.
+        A figure with one row per query.
     """
     height, width = picture.shape[:2]
     panel = _panel_height(height, width)
@@ -54,14 +54,14 @@ def draw_routing(
         _draw_heat(axes[2], faint, routing, query, token)
         for axis in axes:
             for image in axis.images:
-                # Edge to edge, as the boxes are; not from middle to middle.
+                # From edge to edge, as the boxes, not from centre to centre.
                 image.set_extent((0, width, height, 0))
             axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     return figure
 
 
 def to_array(figure: Figure, dpi: int = 100) -> np.ndarray:
-    """A figure as a picture, RGB, (H, W, 3), uint8."""
+    """Render a figure as an RGB picture, (H, W, 3), uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.set_dpi(dpi)
@@ -71,7 +71,7 @@ def to_array(figure: Figure, dpi: int = 100) -> np.ndarray:
 
 
 def describe(routing: BlockRouting) -> str:
-    """Stage, block, S and k in a line."""
+    """Return stage, block, S and k as a line of text."""
     h, w = routing.region_size
     place = f'stage {routing.stage}, block {routing.block} of {routing.num_blocks}'
     if routing.topk is None:
@@ -97,7 +97,7 @@ def _draw_regions(
     region: int,
 ) -> None:
     shown = faint.copy()
-    # An index may list a region twice: it keeps its first rank.
+    # A region that the index lists twice keeps its first rank.
     routed = list(dict.fromkeys(routing.index[region].tolist()))
     for i in routed:
         left, top, right, bottom = routing.region_box(i)
@@ -160,7 +160,7 @@ def _draw_heat(
         np.ma.masked_equal(spread, 0),
         cmap=HEAT_COLORS,
         vmin=0,
-        vmax=spread.max() or 1,  # if all is off the picture
+        vmax=spread.max() or 1,  # 1 if all attention is off the picture
         alpha=0.85,
         interpolation='nearest',
     )
@@ -172,7 +172,7 @@ def _draw_heat(
         axis.set_title(f'attention per token, {heads}')
     bar = axis.figure.colorbar(
         image, ax=axis, fraction=0.04, pad=0.01, panchor=False
-    )  # or the title of a narrow panel is cut off
+    )  # panchor: otherwise the title of a narrow panel is cut off
     bar.ax.set_facecolor(tuple(faint.mean(axis=(0, 1)) / 255))
     bar.formatter.set_powerlimits((-2, 3))
 
@@ -205,12 +205,12 @@ def _mark(axis: Axes, query: Tuple[int, int]) -> None:
 
 
 def _panel_height(height: int, width: int) -> float:
-    """Inches of a panel that shows so many pixels."""
+    """Return the height in inches of a panel for a picture of this size."""
     return 0.93 * PANEL_INCHES * min(height / width, 1.5)
 
 
 def _text_size(routing: BlockRouting, height: int, width: int) -> float:
-    """Points that let a number of two digits fit a region."""
+    """Return the size in points at which two digits fit into a region."""
     inches_per_pixel = _panel_height(height, width) / height
     side = min(routing.region_size) * routing.stride * inches_per_pixel
     return min(72 * side * 0.55, 16)

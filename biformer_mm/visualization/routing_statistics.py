@@ -1,4 +1,4 @@
-"""Routing in a few numbers, to be followed over a training."""
+"""Summarise routing in a few numbers, to follow during training."""
 
 from typing import Dict
 
@@ -8,19 +8,20 @@ from .recording import BlockRouting
 
 
 def routing_statistics(routing: BlockRouting) -> Dict[str, float]:
-    """How evenly, how near and how far a block's regions route.
+    """Measure how evenly and how far a block's regions route.
 
-    Regions that lie wholly in the padding are not counted as origins.
+    Query regions that lie entirely in the padding do not count.
 
     Args:
         routing: Of one block on one image.
 
     Returns:
-        Three figures between 0 and 1. ``entropy``: of how often each region
-        is routed to, over its maximum, log(S*S); 1 is evenly, 0 always to the
-        same. ``self_routing``: share of the regions that route to themselves.
-        ``distance``: mean distance to the routed regions, centre to centre,
-        over the grid's diagonal, (S - 1) * sqrt(2) regions.
+        Three numbers between 0 and 1. ``entropy``: of how often each region is
+        routed to, divided by its maximum, log(S*S); 1 means all equally often,
+        0 always the same one. ``self_routing``: share of the regions that route
+        to themselves. ``distance``: mean distance between the centres of a
+        region and its routed regions, divided by the grid's diagonal,
+        (S - 1) * sqrt(2) regions.
     """
     size = routing.num_regions
     origins = np.flatnonzero(routing.occupied_tokens())

@@ -259,7 +259,7 @@ def break_argument(arguments, name, wrong):
 
 def broken_images(x):
     n, c, h, w = x.shape
-    for wrong in (
+    yield from (
         None,
         'x',
         3,
@@ -276,8 +276,7 @@ def broken_images(x):
         x[..., :1],
         x[:, :, :0],
         x.new_zeros(()),
-    ):
-        yield wrong
+    )
 
 
 def test_backbone():

@@ -213,7 +213,7 @@ def hints(case):
             field = value.partition('=')[0] if '=' in value else ''
             yield from (x for x in field.split('.') if x)
             value = value.strip('{}').rpartition('/')[2]
-            yield value if value not in SPELT else SPELT[value]
+            yield SPELT.get(value, value)
 
 
 @pytest.mark.parametrize('tool', TOOLS)

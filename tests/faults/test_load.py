@@ -270,10 +270,7 @@ def test_epochs_leak_no_handles(task, layout, persistent, sharing, tmp_path, cap
     pids, epochs = set(), []
     for epoch in range(EPOCHS):
         loader.sampler.set_epoch(epoch)
-        batches = 0
-        for batch in loader:
-            batches += 1
-        del batch
+        batches = sum(1 for _ in loader)
         assert batches == 2 * WORKERS
         epochs.append(held_by_all())
         pids.add(tuple(sorted(x.pid for x in me.children())))

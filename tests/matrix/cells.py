@@ -66,8 +66,8 @@ COMMANDS = {
     'get_flops': 'analysis_tools/get_flops.py {config} --shape 256 256',
     'export_onnx': 'deployment/export_onnx.py {config} {checkpoint} {trust} --shape 64 64 '
     '--out {out}/whole.onnx',
-    'export_onnx --backbone': 'deployment/export_onnx.py {config} {checkpoint} {trust} --shape 64 64 '
-    '--out {out}/backbone.onnx --backbone',
+    'export_onnx --backbone': 'deployment/export_onnx.py {config} {checkpoint} {trust} '
+    '--shape 64 64 --out {out}/backbone.onnx --backbone',
     'plot_logs': 'analysis_tools/plot_logs.py {work_dir} --out {out}/curves.png',
 }
 COLUMNS = tuple(COMMANDS)

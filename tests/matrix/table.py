@@ -18,7 +18,7 @@ from matrix.refusals import find_refusal
 from matrix.tiers import CONFIGS
 from tool_runner import ROOT
 
-from biformer_mm.utils.tool_parts import markdown_table
+from biformer_mm.utils.cli import markdown_table
 
 PAGE = ROOT / 'docs' / 'recipes.md'
 BEGIN, END = '<!-- matrix: begin -->', '<!-- matrix: end -->'

@@ -19,8 +19,7 @@ def run(script, *args, ok=True):
         [sys.executable, str(BENCHMARKS / script), *map(str, args)],
         env=env,
         text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
     )
     assert (result.returncode == 0) == ok, result.stderr[-3000:]
     return result.stdout, result.stderr

@@ -169,8 +169,7 @@ def test_a_line_says_that_there_is_no_gpu(tmp_path, environment):
         ['bash', str(SCRIPT)],
         env={**environment(), 'OUT': str(tmp_path)},
         text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
     )
     assert result.returncode == 1
     assert result.stderr.startswith('error: ')

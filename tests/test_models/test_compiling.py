@@ -164,10 +164,7 @@ def test_settings_of_the_process(settings, limit, expected):
         (dict(), dict(layout_optimization=False)),
         (dict(options=dict(max_autotune=True)), dict(layout_optimization=False, max_autotune=True)),
         (dict(options=dict(layout_optimization=True)), dict(layout_optimization=True)),
-        (
-            dict(mode='reduce-overhead'),
-            dict({'layout_optimization': False, 'triton.cudagraphs': True}),
-        ),
+        (dict(mode='reduce-overhead'), {'layout_optimization': False, 'triton.cudagraphs': True}),
     ],
 )
 def test_options_of_inductor(settings, monkeypatch, given, inductor):

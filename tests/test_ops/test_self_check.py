@@ -37,7 +37,7 @@ BREAKS = {
     ),
     'dq': ('dq *= scale * LN_2', 'dq *= scale', 'dq is off', 1),
     'dk': ('dk * (scale * LN_2)', 'dk * scale', 'dk is off', 1),
-    'dv': ('dv = tl.where(keys[:, None], dv, 0.)', 'dv = dv * 1.1', 'dv is off', 1),
+    'dv': ('dv = tl.where(keys[:, None], dv, 0.0)', 'dv = dv * 1.1', 'dv is off', 1),
     'does not compile': ('dq *= scale * LN_2', 'dq *= no_such_name', 'no_such_name', 1),
     'times routed': ('score += bias', 'score += 0.9 * bias', 'o is off', 4),
 }
@@ -241,12 +241,11 @@ class TestNothingRuns:
     def test_a_compiled_model_stops_at_wrong_kernels(self, monkeypatch, tmp_path):
         break_kernels(monkeypatch, tmp_path, 'weights')
         model = compiled()
-        with pytest.warns(RuntimeWarning, match='failed on this GPU'):
-            with pytest.raises(
-                RuntimeError,
-                match='must not run, as its self-check failed .*; set BIFORMER_MM_BACKEND=sdpa',
-            ):
-                attend(op=model)
+        with pytest.warns(RuntimeWarning, match='failed on this GPU'), pytest.raises(
+            RuntimeError,
+            match='must not run, as its self-check failed .*; set BIFORMER_MM_BACKEND=sdpa',
+        ):
+            attend(op=model)
         torch.testing.assert_close(attend(op=compiled()), attend('sdpa'))
 
 

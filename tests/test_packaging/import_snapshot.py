@@ -86,7 +86,7 @@ def snapshot():
     return found
 
 
-KNOWN = {name for name in sys.modules}
+KNOWN = set(sys.modules)
 first, *rest = sys.argv[1:]
 scope = {}
 if rest:

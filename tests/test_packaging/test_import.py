@@ -68,10 +68,12 @@ def test_nothing_that_a_backbone_does_not_need_is_imported():
     )
     names = run(code).split()
     assert 'biformer_mm.models.backbones.biformer' in names
+    hooks = [name for name in names if name.startswith('biformer_mm.engine.hooks.')]
+    assert hooks == ['biformer_mm.engine.hooks.routing_visualization_hook']
     for name in names:
         assert not name.startswith(
             (
-                'biformer_mm.engine',
+                'biformer_mm.engine.runner',
                 'biformer_mm.analysis',
                 'matplotlib',
                 'onnx',

@@ -34,7 +34,7 @@ def test_layer_is_the_authors(tmp_path):
     run_without_openmmlab(
         """
 from biformer_mm.checkpoint import convert_state_dict
-from biformer_mm.models.attention import BiLevelRoutingAttention
+from biformer_mm.models.layers.attention import BiLevelRoutingAttention
 given = torch.load('layer.pth')
 x = given['x'].requires_grad_()
 layer = BiLevelRoutingAttention(x.shape[3], *given['settings'])

@@ -67,9 +67,12 @@ def test_skips_are_nobodys_business_without_the_option(call):
     assert 'a reason of its own' not in said
 
 
+@pytest.mark.parametrize('options', [[], ['-n2']])
 @pytest.mark.parametrize('left, passed', [(-1, 0), (1000, 1)])
-def test_no_test_is_started_too_late(call, left, passed):
-    status, said = call(f'--until={int(time.time()) + left}')
+def test_no_test_is_started_too_late(call, left, passed, options):
+    status, said = call(
+        f'--until={int(time.time()) + left}', '-k', 'runs', '--known-skips', *options
+    )
     assert status == 0, said
     assert (' 1 passed' in said) == passed
-    assert ('test_all.py::test_that_runs\n' in said) != passed
+    assert ('test_all.py::test_that_runs: no time was left\n' in said) != passed

@@ -28,8 +28,7 @@ def check(root, *args, ok=True, cwd=None):
     result = subprocess.run(
         [sys.executable, TOOL, CONFIG, *args, *options(root)],
         cwd=cwd or root.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     assert result.returncode == (0 if ok else 1), result.stderr[-5000:]

@@ -16,7 +16,7 @@ from tool_runner import ROOT, load_module
 
 from biformer_mm.apis.model import build_model
 from biformer_mm.datasets import make_shapes
-from biformer_mm.utils.tool_parts import add_shape, markdown_table
+from biformer_mm.utils.cli import add_shape, markdown_table
 
 TOOLS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'tools').rglob('*.py'))
 # Whose examples take minutes, or packages that need not be there; they have
@@ -174,7 +174,9 @@ def test_wrong_shapes_are_refused_with_the_usage(words, capsys):
 def test_tables_are_aligned():
     rows = [('part', 'parameters'), ('a long name', '1')]
     assert markdown_table(rows, left=1) == (
-        '| part        | parameters |\n|-------------|-----------:|\n| a long name |          1 |'
+        '| part        |   parameters |\n'
+        '|:------------|-------------:|\n'
+        '| a long name |            1 |'
     )
 
 
@@ -192,7 +194,7 @@ def test_a_reader_may_stop_reading():
 
 
 def test_names_of_files_need_not_be_utf8():
-    code = 'from biformer_mm.utils.tool_parts import print_report\nprint_report("\\udcff.jpg")'
+    code = 'from biformer_mm.utils.cli import print_report\nprint_report("\\udcff.jpg")'
     result = subprocess.run(
         [sys.executable, '-c', code],
         cwd=ROOT,

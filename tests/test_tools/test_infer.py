@@ -396,7 +396,7 @@ def test_unreadable_files_are_listed_and_leave_nothing(go, capsys):
         with open(f'in/{name}', 'wb') as file:
             file.write(data)
     os.symlink('nowhere.jpg', 'in/link.jpg')
-    with pytest.raises(SystemExit, match='4 of 5 were not.* mend or remove'):
+    with pytest.raises(SystemExit, match='4 of 5 were not.* correct or remove'):
         go('in')
     assert results() == ['good.jpg']
     assert capsys.readouterr().err.splitlines() == [

@@ -23,7 +23,7 @@ def write_run(work_dir, memory=False, metrics=('mIoU',), iterations=60):
             record['memory'] = 1000 + i
         lines.append(record)
         if i % 30 == 0:
-            lines.append(dict({m: i / 100 for m in metrics}, time=0.1, step=i))
+            lines.append(dict(dict.fromkeys(metrics, i / 100), time=0.1, step=i))
     folder = work_dir / '20300101_000000' / 'vis_data'
     folder.mkdir(parents=True)
     path = folder / '20300101_000000.json'

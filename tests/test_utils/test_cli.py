@@ -6,9 +6,8 @@ from biformer_mm.utils.errors import UsageError
 
 def test_usage_errors_end_in_one_line(monkeypatch):
     monkeypatch.delenv('LOCAL_RANK', raising=False)
-    with pytest.raises(SystemExit) as error:
-        with cli.usage_errors('train.py'):
-            raise UsageError('no such thing')
+    with pytest.raises(SystemExit) as error, cli.usage_errors('train.py'):
+        raise UsageError('no such thing')
     assert error.value.code == 'train.py: error: no such thing'
 
 
@@ -17,9 +16,8 @@ def test_usage_errors_of_other_processes_leave_the_first_time(monkeypatch):
     slept = []
     monkeypatch.setattr(cli.time, 'sleep', slept.append)
     monkeypatch.setenv('LOCAL_RANK', '1')
-    with pytest.raises(SystemExit, match='no such thing'):
-        with cli.usage_errors('train.py'):
-            raise UsageError('no such thing')
+    with pytest.raises(SystemExit, match='no such thing'), cli.usage_errors('train.py'):
+        raise UsageError('no such thing')
     assert slept == [10]
 
 

@@ -59,7 +59,7 @@ def test_only_exact_texts_are_hidden():
     """Whichever way they come, and called once or twice."""
     said = run("""
 import warnings
-from biformer_mm.engine.quiet import KNOWN, quiet_known_warnings
+from biformer_mm.utils.quiet import KNOWN, quiet_known_warnings
 quiet_known_warnings()
 quiet_known_warnings()
 from mmengine.logging import MMLogger, print_log

@@ -21,9 +21,8 @@ from biformer_mm.analysis.complexity import (
 )
 from biformer_mm.analysis.plotting import STYLE, check_format, line, save
 from biformer_mm.ops import auto_num_regions
-from biformer_mm.utils.cli import make_parser, usage_errors
+from biformer_mm.utils.cli import make_parser, markdown_table, print_report, usage_errors
 from biformer_mm.utils.errors import UsageError
-from biformer_mm.utils.tool_parts import markdown_table, print_report
 
 MOST = 10**5  # of all options: beyond any network
 
@@ -197,9 +196,7 @@ def plot(rows: List[Row], channels: int, topk: int, auto: bool) -> Figure:
 def draw(
     axis: Axes, rows: List[Row], curves: Dict[str, Tuple[List[int], Dict]], title: str
 ) -> None:
-    """Counts, each with the look of its line, against tokens; both axes
-    logarithmic.
-    """
+    """Draw counts, each with the look of its line, against tokens on logarithmic axes."""
     tokens = [row.height * row.width for row in rows]
     for label, (counts, look) in curves.items():
         axis.plot(tokens, counts, label=label, **look)

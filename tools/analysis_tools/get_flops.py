@@ -12,10 +12,17 @@ from mmengine.logging import MMLogger
 
 from biformer_mm.analysis.cost import BOXES, MASKS, Cost, cost_by_part
 from biformer_mm.checkpoint.mmengine_loader import read_as_data
-from biformer_mm.utils.cli import add_cfg_options, make_parser, read_config, usage_errors
+from biformer_mm.utils.cli import (
+    add_cfg_options,
+    add_shape,
+    make_parser,
+    markdown_table,
+    print_report,
+    read_config,
+    usage_errors,
+)
 from biformer_mm.utils.errors import explained
 from biformer_mm.utils.quiet import quiet_known_warnings
-from biformer_mm.utils.tool_parts import add_shape, markdown_table, print_report
 
 FOOTNOTES = """
 multiply-adds: of convolutions and matrix products, a multiplication and the
@@ -66,7 +73,7 @@ def count(cfg: Config, size: Tuple[int, int]) -> Dict[str, Cost]:
     """
     with explained(
         f'this config must allow inference on {size[0]} x {size[1]}',
-        'give another --shape, or mend its model',
+        'give another --shape, or correct its model',
     ):
         costs = cost_by_part(cfg, size)
     return {name: cost for name, cost in costs.items() if any(cost)}

@@ -205,9 +205,10 @@ def _of_block(case: Case) -> Tuple[Any, Dict, Dict]:
 
 
 def longest_loop(code: str) -> int:
-    """Instructions of the longest loop in ``cuobjdump -sass``'s output: from
-    the target of a branch backwards to the branch, both included; 0 if there
-    is none.
+    """Count the instructions of the longest loop in ``cuobjdump -sass``'s output.
+
+    A loop is from the target of a branch backwards to the branch, both included; 0 if there is
+    none.
     """
     addresses = [int(x, 16) for x in re.findall(r'^ +/\*([0-9a-f]{4,})\*/ ', code, re.M)]
     branches = re.findall(r'^ +/\*([0-9a-f]{4,})\*/ .*?\bBRA\b.*? 0x(\w+)', code, re.M)

@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 
 from biformer_mm.analysis.logs import Curve, Run, read_run
 from biformer_mm.analysis.plotting import STYLE, check_format, line, save
-from biformer_mm.utils.cli import make_parser, usage_errors
+from biformer_mm.utils.cli import make_parser, print_report, usage_errors
 from biformer_mm.utils.errors import UsageError
-from biformer_mm.utils.tool_parts import print_report
 
 LABELS = {
     'lr': 'learning rate',
@@ -189,9 +188,7 @@ def plot(runs: Dict[str, Run], keys: List[str], smooth: int) -> Figure:
 
 
 def draw_panel(axis: Axes, runs: Dict[str, Run], key: str, smooth: int) -> None:
-    """A quantity of all runs: training as lines, validation with a marker for
-    each time.
-    """
+    """Draw a quantity of all runs: training as lines, validation with markers."""
     for i, run in enumerate(runs.values()):
         look = line(i)
         marker = look.pop('marker')
@@ -225,8 +222,10 @@ def is_exact(key: str) -> bool:
 
 
 def running_mean(values: List[float], size: int) -> List[float]:
-    """Mean of ``size`` points around each; towards the ends of fewer, as many
-    on both sides. What is no number stays, and counts for no neighbour.
+    """Return the mean of ``size`` points around each.
+
+    Towards the ends the mean is of fewer points, as many on both sides. A nan stays, and does not
+    count for its neighbours.
     """
     means = []
     for i, value in enumerate(values):

@@ -27,10 +27,16 @@ from biformer_mm.deployment.onnx_export import (
     pin_backend,
     require_packages,
 )
-from biformer_mm.utils.cli import add_cfg_options, add_trust, make_parser, read_config, usage_errors
+from biformer_mm.utils.cli import (
+    add_cfg_options,
+    add_shape,
+    add_trust,
+    make_parser,
+    read_config,
+    usage_errors,
+)
 from biformer_mm.utils.errors import UsageError
 from biformer_mm.utils.quiet import quiet_known_warnings
-from biformer_mm.utils.tool_parts import add_shape
 
 
 def parse_args() -> argparse.Namespace:

@@ -27,12 +27,12 @@ from biformer_mm.utils.cli import (
     add_cfg_options,
     check_writable,
     make_parser,
+    print_report,
     read_config,
     usage_errors,
 )
 from biformer_mm.utils.errors import UsageError
 from biformer_mm.utils.quiet import quiet_known_warnings
-from biformer_mm.utils.tool_parts import print_report
 
 
 def parse_args() -> argparse.Namespace:

@@ -58,9 +58,7 @@ def main() -> None:
 
 
 def table(model: WholeModel) -> str:
-    """What was taken under its name, renamed and dropped, with an example of
-    each.
-    """
+    """List what was kept, renamed and dropped, with an example of each."""
     groups: Dict[Tuple[str, str], List[str]] = {}
     for name, origin in model.origins.items():
         part = name.partition('.')[0] if model.task else 'backbone'

@@ -1,4 +1,4 @@
-"""Finding what is wrong with a data set before anything is trained on it."""
+"""Find the problems of a data set before training on it."""
 
 from .problems import KINDS, SEVERITIES, Problem
 from .quick import count

@@ -1,4 +1,4 @@
-"""What to check of a data set of mmpretrain."""
+"""Check an mmpretrain data set."""
 
 import os
 import os.path as osp
@@ -12,12 +12,11 @@ from .problems import Problem
 def read_classification(
     dataset: Any, num_classes: Optional[int]
 ) -> Tuple[List[Item], List[Problem]]:
-    """The items of a ``CustomDataset``, such as ``ImageNet``, and what is
-    wrong with its list or folders.
+    """List the items of a ``CustomDataset`` and the problems of its list or folders.
 
     Args:
-        dataset: Its config's, not loaded.
-        num_classes: Of the classifier; None if it is not known.
+        dataset: The data set, built lazily; ``ImageNet`` is one, too.
+        num_classes: Number of classes of the classifier; None if unknown.
     """
     classes = dataset.CLASSES
     limit = min((n for n in (num_classes, classes and len(classes)) if n), default=None)
@@ -39,11 +38,11 @@ def read_classification(
 
 
 def read_list(dataset: Any, limit: Optional[int]) -> Tuple[List, List]:
-    """Read a list of pictures: (path, label) of each, and its problems."""
+    """Read a list of pictures and return (path, label) of each, and the problems."""
     samples, problems = [], []
     with open(dataset.ann_file) as file:
         for number, line in enumerate(file.read().splitlines(), 1):
-            # Split as the data set does it.
+            # Split as the data set does.
             name, _, label = line.strip().rpartition(' ')
             if not dataset.with_label:
                 samples.append((line, None))
@@ -88,8 +87,9 @@ def _read_folders(dataset: Any, limit: Optional[int]) -> Tuple[List, List]:
 
 
 def _pictures(dataset: Any, folder: str) -> List[str]:
-    """Files below a folder with the extensions of images, hidden ones left
-    out, relative to the data set's root.
+    """List the images below a folder, relative to the data set's root.
+
+    Hidden files and other extensions are left out.
     """
     root = dataset.img_prefix
     found = []

@@ -1,4 +1,4 @@
-"""What is wrong with an annotation file in COCO's format."""
+"""Check an annotation file in COCO's format."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from .coco_objects import check_object
 from .items import Item
 from .problems import Problem
 
-# What mmdet looks up of each entry, unconditionally.
+# The fields that mmdet requires of each entry.
 _FIELDS = dict(
     images=('id', 'file_name', 'width', 'height'),
     annotations=('id', 'image_id', 'category_id', 'area'),
@@ -19,10 +19,10 @@ _FIELDS = dict(
 
 
 def read_coco(dataset: Any, with_masks: bool) -> Tuple[List[Item], List[Problem]]:
-    """The items of a ``CocoDataset`` and its annotations' problems.
+    """List the items of a ``CocoDataset`` and the problems of its annotations.
 
     Args:
-        dataset: Its config's, not loaded.
+        dataset: The data set, built lazily.
         with_masks: Whether its pipeline loads masks.
     """
     path = dataset.ann_file
@@ -49,7 +49,7 @@ def read_coco(dataset: Any, with_masks: bool) -> Tuple[List[Item], List[Problem]
 
 def _check_structure(path: str, content: Any) -> Iterator[Problem]:
     if not isinstance(content, dict):
-        yield Problem('field', path, 'is no object with images, annotations and categories')
+        yield Problem('field', path, 'is not an object with images, annotations and categories')
         return
     for part, fields in _FIELDS.items():
         entries = content.get(part)
@@ -58,7 +58,7 @@ def _check_structure(path: str, content: Any) -> Iterator[Problem]:
             continue
         for number, entry in enumerate(entries):
             if not isinstance(entry, dict):
-                yield Problem('field', path, f'{part}[{number}] is no object')
+                yield Problem('field', path, f'{part}[{number}] is not an object')
                 continue
             for field in fields:
                 value = entry.get(field)
@@ -71,7 +71,7 @@ def _check_structure(path: str, content: Any) -> Iterator[Problem]:
 
 
 def _is_integer(value: Any) -> bool:
-    """Whether it is a whole number; some programs write 640.0 for 640."""
+    """Return whether a value is an integer; some programs write 640.0 for 640."""
     return (
         isinstance(value, int)
         and not isinstance(value, bool)
@@ -88,7 +88,7 @@ def _is_length(value: Any) -> bool:
     return _is_integer(value) and value > 0
 
 
-# Of each field, whether a value is right, and what is.
+# By field: whether a value is right, and what the message says it must be.
 _RULES = {
     'id': (_is_id, 'an id, a whole number or a text'),
     'image_id': (_is_id, "an image_id, an image's id"),
@@ -117,8 +117,10 @@ def _repeated(values: Iterator) -> Iterator[Tuple[Any, int]]:
 
 
 def _check_classes(path: str, content: Dict, classes: Sequence[str]) -> Iterator[Problem]:
-    """Labels are positions among the file's categories that the config names,
-    in the file's order; wrong ones come of any other.
+    """Compare the file's categories with the config's classes.
+
+    mmdet's labels are positions among the file's categories that the config
+    names, in the file's order. Any other order or number shifts the labels.
     """
     names = [category['name'] for category in content['categories']]
     missing = [name for name in classes if name not in names]
@@ -170,7 +172,7 @@ def _check_annotations(
             continue
         used.add(annotation['image_id'])
         said = f'{said} of {image["file_name"]}'
-        if annotation.get('ignore'):  # which mmdet does not look at
+        if annotation.get('ignore'):  # mmdet skips it
             continue
         if annotation['category_id'] not in categories:
             yield Problem(
@@ -180,7 +182,7 @@ def _check_annotations(
             )
         area = annotation['area']
         if not 0 < area < math.inf:
-            # mmdet's condition; what is not finite passes it.
+            # mmdet's condition, which values that are not finite pass.
             outcome = 'is left out' if area <= 0 else 'is trained on, makes mAP wrong'
             yield Problem('area', path, f'{said}: area {area}, {outcome}')
         for kind, detail in check_object(annotation, image['width'], image['height'], with_masks):

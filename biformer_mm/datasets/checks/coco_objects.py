@@ -1,23 +1,23 @@
-"""What is wrong with the box and the mask of one annotation of COCO's."""
+"""Check the box and the mask of one COCO annotation."""
 
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-# Pixels by which annotations are off, rounded, without being wrong.
+# Pixels by which rounded annotations may be off.
 _TOLERANCE = 1
-# Pixels: pycocotools walks along every polygon, and a coordinate that is not a
-# number or far off takes all memory.
+# Pixels. pycocotools walks along every polygon, so that a coordinate that is
+# not a number, or far off, takes all memory.
 FARTHEST = 10**6
 
 
 def check_object(
     annotation: Dict, width: int, height: int, with_masks: bool
 ) -> Iterator[Tuple[str, str]]:
-    """Problems of an object, as (kind, detail).
+    """Yield the problems of an object, as (kind, detail).
 
     Args:
         annotation: An entry of the file's annotations.
-        width: Its image's, in pixels.
-        height: Likewise.
+        width: Width of its image, in pixels.
+        height: Height of its image, in pixels.
         with_masks: Whether masks are trained on.
     """
     yield from _check_box(annotation.get('bbox'), width, height)
@@ -42,7 +42,7 @@ def _check_box(box: Any, width: int, height: int) -> Iterator[Tuple[str, str]]:
 
 
 def are_near(values: List[Any]) -> bool:
-    """Whether all are numbers, finite, and of a possible place in an image."""
+    """Return whether all values are finite numbers within FARTHEST."""
     return all(isinstance(value, (int, float)) and abs(value) <= FARTHEST for value in values)
 
 
@@ -52,7 +52,10 @@ def _check_mask(mask: Any, width: int, height: int) -> Iterator[Tuple[str, str]]
     elif isinstance(mask, list):
         for number, polygon in enumerate(mask):
             if not (isinstance(polygon, list) and are_near(polygon)):
-                yield 'mask-invalid', (f'polygon {number} is no list of numbers within {FARTHEST}')
+                yield (
+                    'mask-invalid',
+                    (f'polygon {number} is not a list of numbers within {FARTHEST}'),
+                )
             elif len(polygon) < 6 or len(polygon) % 2:
                 yield (
                     'polygon',
@@ -60,41 +63,39 @@ def _check_mask(mask: Any, width: int, height: int) -> Iterator[Tuple[str, str]]
                 )
     elif not isinstance(mask, dict):
         yield 'mask-invalid', f'segmentation is a {type(mask).__name__}'
+    elif mask.get('size') != [height, width]:
+        yield 'mask-invalid', f"mask's size is {mask.get('size')}, not [{height}, {width}]"
     else:
-        counts = mask.get('counts')
-        if mask.get('size') != [height, width]:
-            yield 'mask-invalid', (f"mask's size is {mask.get('size')}, not [{height}, {width}]")
-        elif not _is_whole(counts, width * height):
-            yield 'mask-invalid', "mask's counts do not sum to its pixels"
+        wrong = _wrong_counts(mask.get('counts'), width * height)
+        if wrong:
+            yield 'mask-invalid', wrong
 
 
-def _is_whole(counts: Any, pixels: int) -> bool:
-    """Whether a run-length code, of either kind, covers an image."""
-    if isinstance(counts, str):
-        counts = _decompress(counts)
-    return (
-        isinstance(counts, list)
-        and all(isinstance(x, int) and x >= 0 for x in counts)
-        and sum(counts) == pixels
-    )
+def _wrong_counts(counts: Any, pixels: int) -> Optional[str]:
+    """Return what is wrong with a run-length code of an image, or None.
 
-
-def _decompress(text: str) -> List[int]:
-    """The runs of pycocotools' compressed code.
-
-    A character, less 48, holds 5 bits of a number, low ones first, and a
-    sixth that says whether more follow; the highest bit is the sign. From the
-    fourth on, numbers are differences to the last but one.
+    pycocotools refuses a code that is too long. It reads a short one, and
+    leaves the rest of the mask to chance.
     """
-    runs, number, shift = [], 0, 0
-    for character in text:
-        bits = ord(character) - 48
-        number |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            number -= 1 << shift
-        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
-        number = shift = 0
-    return runs
+    if isinstance(counts, str):
+        text = counts.encode(errors='replace').partition(b'\0')[0]
+        # Bit 5 says that more follows: pycocotools would read behind the text.
+        if text and text[-1] - 48 & 0x20:
+            return "mask's counts end in the middle of a number"
+    elif not isinstance(counts, list):
+        return f"mask's counts are a {type(counts).__name__}, not a list or a text"
+    if _fits(counts, pixels) and not _fits(counts, pixels - 1):
+        return None
+    return "mask's counts do not sum to its pixels"
+
+
+def _fits(counts: Any, pixels: int) -> bool:
+    """Return whether pycocotools can decode the counts into so many pixels."""
+    from pycocotools import mask  # only mmdet requires it
+
+    code = dict(size=[pixels, 1], counts=counts)
+    try:
+        mask.decode(code if isinstance(counts, str) else mask.frPyObjects(code, pixels, 1))
+    except (ValueError, TypeError, OverflowError, MemoryError):
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Naming the file when data cannot be loaded, or must not be trained on."""
+"""Name the file when data cannot be loaded or must not be trained on."""
 
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +20,8 @@ _CURE = 'tools/misc/check_dataset.py CONFIG lists all such files'
 class DataError(UsageError):
     """A file of a data set cannot be used; the text names it.
 
-    Of a loader's worker, PyTorch gives the text as the end of a traceback.
+    PyTorch raises an error of a loader's worker again, with the traceback as
+    its text. Only the text of the original error is kept.
     """
 
     def __init__(self, text: str) -> None:
@@ -32,11 +33,11 @@ def naming_sources(dataloader: Any) -> Iterator[None]:
     """Name a config's files if building its data set fails.
 
     Args:
-        dataloader: A loader's config; where it is something else, nothing is
-            built that could fail.
+        dataloader: A loader's config. Anything else is a loader already, whose
+            errors pass through.
 
     Raises:
-        DataError: In place of what building raises.
+        DataError: Building fails.
     """
     try:
         yield
@@ -49,7 +50,7 @@ def naming_sources(dataloader: Any) -> Iterator[None]:
 
 
 def _sources(dataset: Any) -> str:
-    """Where a config's data comes from."""
+    """Return where a config's data comes from."""
     if not isinstance(dataset, dict):
         return type(dataset).__name__
     found = [
@@ -61,21 +62,19 @@ def _sources(dataset: Any) -> str:
 
 
 def guard_data(dataset: Any, cfg: Dict) -> None:
-    """Have a data set, and those that it wraps, name the file that they fail
-    on.
+    """Make a data set, and those that it wraps, name the file on an error.
 
-    Beside what fails by itself, these are refused: images of another size than
-    their annotations say; segmentation maps of another size than their image,
-    or with labels of no class; coordinates that are not finite; annotation
-    files that lack a class. A model would learn what is wrong, or fail later,
-    where no file is known.
+    Also refuse data that a model would learn wrongly from, or fail on later
+    where the file is not known: images of another size than their annotations
+    say; segmentation maps of another size than their image or with labels of no
+    class; coordinates that are not finite; annotation files that lack a class.
 
     Args:
-        dataset: What a loader loads from; its workers have not started.
-        cfg: The run's config, of which the model's classes count.
+        dataset: The data set of a loader whose workers have not started.
+        cfg: The run's config, for the classes of the model.
 
     Raises:
-        DataError: Its annotation file lacks a class.
+        DataError: The annotation file lacks a class.
     """
     inner = getattr(dataset, 'datasets', None)
     for part in inner or [getattr(dataset, 'dataset', None)]:
@@ -88,23 +87,25 @@ def guard_data(dataset: Any, cfg: Dict) -> None:
 
 
 def _check_categories(dataset: Any) -> None:
-    """mmdet numbers those of the classes that its file has.
+    """Refuse annotations in which a class is missing or occurs twice.
+
+    mmdet numbers only the classes that the file has, so that labels shift.
 
     Raises:
-        DataError: A class is missing, or there twice.
+        DataError: A class is missing or occurs twice.
     """
     classes = dataset.metainfo.get('classes')
     found = getattr(dataset, 'cat_ids', classes)
     if classes and len(found) != len(classes):
         raise DataError(
             f'{dataset.ann_file}: {len(found)} of its categories are among '
-            f"the config's {len(classes)} classes, each must be one's name: "
-            'labels are shifted else'
+            f"the config's {len(classes)} classes; each class must be the name of "
+            'one category, or labels are shifted'
         )
 
 
 def _checks(dataset: Any, cfg: Dict) -> Dict:
-    """By key, what to check of a data set's samples."""
+    """Return the checks of a data set's samples, by key."""
     model, classes = cfg.get('model') or {}, dataset.metainfo.get('classes')
     evaluators = cfg.get('val_evaluator'), cfg.get('test_evaluator')
     # pycocotools, unlike mmdet's loading, fails on shorter polygons.
@@ -114,8 +115,8 @@ def _checks(dataset: Any, cfg: Dict) -> Dict:
         instances=partial(_check_instances, least=least),
         gt_seg_map=_check_map_size,
     )
-    head = model.get('head') or {}
-    if head.get('num_classes'):  # mmpretrain's
+    head = model.get('head')
+    if isinstance(head, dict) and head.get('num_classes'):  # mmpretrain's
         checks['gt_label'] = partial(_check_label, num_classes=head['num_classes'])
     if hasattr(dataset, 'reduce_zero_label') and classes:  # mmseg's
         checks['gt_seg_map'] = partial(
@@ -125,12 +126,12 @@ def _checks(dataset: Any, cfg: Dict) -> Dict:
 
 
 class GuardedPipeline(Compose):
-    """A pipeline that says which file it failed on.
+    """A pipeline whose errors name the file.
 
     Args:
         pipeline: The pipeline.
-        checks: By a key of the sample, what is wrong with the sample in which
-            this key is new, or None.
+        checks: By key, a function that is called when a step adds this key to
+            the sample, and returns what is wrong with the sample, or None.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class GuardedPipeline(Compose):
         return data
 
     def _check(self, data: Dict, seen: Set[str], files: str) -> None:
-        """Check what ``seen`` has not got, and add it."""
+        """Check the keys that are not in ``seen``, and add them."""
         for key in self.checks.keys() & (data.keys() - seen):
             wrong = self.checks[key](data)
             if wrong:
@@ -170,7 +171,7 @@ class GuardedPipeline(Compose):
 
 
 def _check_size(data: Dict) -> Optional[str]:
-    """``ori_shape`` is the file's, height and width the annotations'."""
+    """Compare the file's ``ori_shape`` with the annotations' height and width."""
     said = data.get('height'), data.get('width')
     shape = tuple(data['ori_shape'][:2])
     if None in said or said == shape:
@@ -179,10 +180,7 @@ def _check_size(data: Dict) -> Optional[str]:
 
 
 def _check_instances(data: Dict, least: int) -> Optional[str]:
-    """Boxes and, where there are any, polygons as mmdet has them.
-
-    ``least`` is the number of coordinates that a polygon must have.
-    """
+    """Check mmdet's boxes and polygons; ``least`` is a polygon's fewest coordinates."""
     for instance in data['instances']:
         if not are_near(instance.get('bbox', ())):
             return f'bbox {instance["bbox"]} is not of finite numbers'
@@ -205,12 +203,16 @@ def _check_label(data: Dict, num_classes: int) -> Optional[str]:
 
 
 def _check_map_size(data: Dict) -> Optional[str]:
-    """When a map is loaded after resizing, it still has the file's size."""
+    """Compare the sizes of a map and its image.
+
+    The map may be loaded after the image is resized, and then has the size of
+    its file.
+    """
     shape = data['gt_seg_map'].shape
     expected = tuple(data.get('ori_shape', shape)[:2])
     if shape == expected:
         return None
-    return f'the segmentation map must be {expected} (height, width) as its image is, it is {shape}'
+    return f'the segmentation map must be {expected} (height, width), as its image; it is {shape}'
 
 
 def _check_map(data: Dict, num_classes: int, ignored: FrozenSet[int]) -> Optional[str]:

@@ -1,4 +1,4 @@
-"""Checking one image with all that belongs to it."""
+"""Check one image and its segmentation map."""
 
 from typing import FrozenSet, List, NamedTuple, Optional, Tuple
 
@@ -9,8 +9,12 @@ from .problems import Problem
 
 
 class Item(NamedTuple):
-    """An image, the (width, height) that its annotations say, and its
-    segmentation map.
+    """One image of a data set.
+
+    Attributes:
+        image: Its path.
+        size: Width and height in pixels according to the annotations.
+        seg_map: Path of its segmentation map.
     """
 
     image: str
@@ -19,10 +23,13 @@ class Item(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """How a data set's files are to be read.
+    """How a data set's pipeline reads files.
 
-    ``labels`` are the values that a segmentation map may hold, ``unlabelled``
-    those of them that no class has.
+    Attributes:
+        image: How it decodes images.
+        seg_map: How it decodes segmentation maps.
+        labels: The values that a segmentation map may hold.
+        unlabelled: Those of them that belong to no class.
     """
 
     image: Loading
@@ -32,7 +39,7 @@ class Rules(NamedTuple):
 
 
 def check_item(rules: Rules, item: Item) -> List[Problem]:
-    """All problems of an item; module level, so that processes can share."""
+    """Return all problems of an item."""
     picture = read_picture(item.image, rules.image)
     problems = list(picture.problems)
     size = None
@@ -51,12 +58,12 @@ def _size_differs(said: Tuple[int, int], picture: Picture) -> str:
         f'{picture.size[0]} x {picture.size[1]} pixels, {said[0]} x {said[1]} by its annotations'
     )
     if said == picture.size[::-1]:
-        detail += ': is turned on loading, were they made without?'
+        detail += ': loading turns the image, the annotations do not'
     return detail
 
 
 def _check_map(path: str, size: Optional[Tuple[int, int]], rules: Rules) -> List[Problem]:
-    """Problems of a segmentation map that belongs to an image of ``size``."""
+    """Return the problems of the segmentation map of an image of ``size``."""
     seg_map = read_picture(path, rules.seg_map, missing='map-missing')
     problems = list(seg_map.problems)
     if seg_map.pixels is None:
@@ -87,7 +94,7 @@ def _check_map(path: str, size: Optional[Tuple[int, int]], rules: Rules) -> List
 
 
 def _count(pixels: np.ndarray) -> Tuple[List[int], List[int]]:
-    """The values of a map and how often each occurs."""
+    """Return the values of a map and how often each occurs."""
     if pixels.dtype in (np.uint8, np.uint16):  # without sorting: much faster
         counts = np.bincount(pixels.ravel())
         values = counts.nonzero()[0]

@@ -16,7 +16,7 @@ SOURCES = {
 
 
 class DataPath(NamedTuple):
-    """A file or folder of a data set, and the option that sets it."""
+    """A file or folder of a data set, and the config field that sets it."""
 
     option: str
     path: str
@@ -25,23 +25,22 @@ class DataPath(NamedTuple):
 
 
 def check_data(cfg: Dict, splits: Sequence[str]) -> None:
-    """Check the classes of a config's data sets, and that the files and
-    folders that it names exist.
+    """Check the classes of a config's data sets, and that its files and folders exist.
 
     Args:
         cfg: Config of an OpenMMLab project.
-        splits: Those that the run uses, of 'train', 'val' and 'test'.
+        splits: The splits that the run uses, of 'train', 'val' and 'test'.
 
     Raises:
         UsageError: Classes are a text, see :func:`check_classes`, or paths are
-            missing. The text names them, where to get the data set, and the
-            options that point elsewhere.
+            missing. The message names the paths, where to get the data set,
+            and the config fields that set them.
     """
     check_classes(cfg, splits)
     missing = find_missing(cfg, splits)
     if not missing:
         return
-    # dict.fromkeys keeps the order and drops what comes twice.
+    # dict.fromkeys drops duplicates and keeps the order.
     paths = dict.fromkeys(part.path for part in missing)
     options = dict.fromkeys(part.option for part in missing)
     sources = dict.fromkeys(
@@ -55,21 +54,24 @@ def check_data(cfg: Dict, splits: Sequence[str]) -> None:
 
 
 def check_classes(cfg: Dict, splits: Sequence[str]) -> None:
-    """Refuse classes that are a text: ``('person')`` is one, which would be
-    taken for the classes p, e, r, s, o and n.
+    """Refuse classes that are a text and not the path of a file.
 
-    MMEngine reads the classes from a file where the text is its path.
+    ``('person')`` is such a text, and would be read as the classes p, e, r, s,
+    o and n. MMEngine reads the classes from a file if the text is its path.
 
     Args:
         cfg: Config of an OpenMMLab project.
-        splits: Those that the run uses, of 'train', 'val' and 'test'.
+        splits: The splits that the run uses, of 'train', 'val' and 'test'.
 
     Raises:
-        UsageError: The classes of a data set are the text of no file's path.
+        UsageError: A data set's classes are such a text.
     """
     for option, dataset in _leaves_of(cfg, splits):
+        metainfo = dataset.get('metainfo') or {}
+        if not isinstance(metainfo, dict):
+            raise UsageError(f'{option}.metainfo must be a dict; got {metainfo!r}')
         for key, classes in (
-            (f'{option}.metainfo.classes', (dataset.get('metainfo') or {}).get('classes')),
+            (f'{option}.metainfo.classes', metainfo.get('classes')),
             (f'{option}.classes', dataset.get('classes')),
         ):
             if isinstance(classes, str) and not osp.isfile(osp.expanduser(classes)):
@@ -89,10 +91,10 @@ def find_missing(cfg: Dict, splits: Sequence[str]) -> Sequence[DataPath]:
         splits: Of 'train', 'val' and 'test'.
 
     Returns:
-        The missing ones; of a data set without its root, the root only.
+        The missing ones. If the root of a data set is missing, only the root.
 
     Raises:
-        UsageError: A data set is no dict of a type and paths.
+        UsageError: A data set is not a dict of a type and paths.
     """
     with explained(
         f'data sets must be dicts of a type and paths, and {splits} of the config are not',
@@ -106,7 +108,7 @@ def find_missing(cfg: Dict, splits: Sequence[str]) -> Sequence[DataPath]:
 
 
 def _leaves_of(cfg: Dict, splits: Sequence[str]) -> Sequence[Tuple[str, Dict]]:
-    """List (option, data set) of all splits."""
+    """List (config field, data set) of all splits."""
     with explained(
         f'data sets must be dicts of a type and paths, and {splits} of the config are not',
         'correct their dataset',
@@ -115,21 +117,23 @@ def _leaves_of(cfg: Dict, splits: Sequence[str]) -> Sequence[Tuple[str, Dict]]:
             leaf
             for split in splits
             if cfg.get(f'{split}_dataloader')
-            for leaf in leaves(f'{split}_dataloader.dataset', cfg[f'{split}_dataloader']['dataset'])
+            for leaf in leaves(
+                f'{split}_dataloader.dataset', cfg[f'{split}_dataloader'].get('dataset')
+            )
         ]
 
 
 def _paths(cfg: Dict, splits: Sequence[str]) -> Iterator[DataPath]:
-    """Yield all paths of the data sets and their evaluators."""
+    """Yield all paths of the data sets and of their evaluators."""
     for split in splits:
         for option, dataset in _leaves_of(cfg, [split]):
-            kind = bare_type_name(dict(type=dataset['type']))
+            kind = bare_type_name(dataset)
             root = dataset.get('data_root') or ''
             if root:
                 yield DataPath(f'{option}.data_root', root, split, kind)
             if not root or osp.exists(root):
                 for key, path in _parts(dataset, kind):
-                    # Joined as the dataset does it: absolute parts win.
+                    # Joined as the data set does: an absolute path wins.
                     yield DataPath(f'{option}.{key}', osp.join(root, path), split, kind)
         if not cfg.get(f'{split}_dataloader'):
             continue
@@ -137,12 +141,19 @@ def _paths(cfg: Dict, splits: Sequence[str]) -> Iterator[DataPath]:
         if not isinstance(evaluators, (list, tuple)):
             evaluators = [evaluators]
         for evaluator in evaluators:
-            if evaluator.get('ann_file'):
+            # The config may have an evaluator object in place of a dict.
+            if isinstance(evaluator, dict) and evaluator.get('ann_file'):
                 yield DataPath(f'{split}_evaluator.ann_file', evaluator['ann_file'], split, '')
 
 
 def leaves(option: str, dataset: Dict) -> Iterator[Tuple[str, Dict]]:
-    """Look inside dataset wrappers (repeat, concat, ...)."""
+    """Yield (config field, data set) of the data sets inside wrappers (repeat, concat, ...).
+
+    Raises:
+        UsageError: A data set is not a dict.
+    """
+    if not isinstance(dataset, dict):
+        raise UsageError(f'{option} must be a dict of a type and paths; got {dataset!r}')
     if 'dataset' in dataset:
         yield from leaves(f'{option}.dataset', dataset['dataset'])
     elif 'datasets' in dataset:
@@ -153,14 +164,14 @@ def leaves(option: str, dataset: Dict) -> Iterator[Tuple[str, Dict]]:
 
 
 def _parts(dataset: Dict, kind: str) -> Iterator[Tuple[str, str]]:
-    """Yield (key, path below data_root) of annotations and folders."""
+    """Yield (key, path below data_root) of the annotations and folders."""
     if dataset.get('ann_file'):
         yield 'ann_file', dataset['ann_file']
     prefix = dataset.get('data_prefix') or {}
     if not prefix and kind == 'ImageNet':
-        prefix = dataset.get('split') or {}  # which is its folder
+        prefix = dataset.get('split') or {}  # its folder
     if isinstance(prefix, str):
         yield 'data_prefix', prefix
     else:
-        for key, path in prefix.items():
+        for key, path in dict(prefix).items():
             yield f'data_prefix.{key}', path or ''

@@ -1,4 +1,4 @@
-"""Reading one picture as training does, and saying what is odd about it."""
+"""Read a picture as training does and report what is odd about it."""
 
 import os
 import tempfile
@@ -16,21 +16,28 @@ from .problems import Problem
 
 _TINY = 32  # pixels; the stride of the backbone's last stage
 _ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
-# What libjpeg says of a file that it decodes nevertheless.
+# What files end with: JPEG's marker, PNG's chunk.
+_ENDS = (b'\xff\xd9', b'IEND\xaeB`\x82')
+# What libjpeg prints about a damaged file that it decodes all the same.
 _COMPLAINTS = ('Corrupt JPEG', 'Premature end of JPEG')
 
 
 class Loading(NamedTuple):
-    """How a pipeline decodes: arguments of ``mmcv.imfrombytes``."""
+    """How a pipeline decodes images: arguments of ``mmcv.imfrombytes``."""
 
     flag: str
     backend: str
 
 
 class Picture(NamedTuple):
-    """A file's content: ``pixels`` (H, W) or (H, W, channels) as decoded,
-    ``header`` what Pillow reads without decoding; both None where they
-    cannot be had, and then ``problems`` has an error.
+    """The content of a file.
+
+    Attributes:
+        data: The bytes.
+        pixels: As decoded, (H, W) or (H, W, channels); None if that failed,
+            and then ``problems`` has an error.
+        header: What Pillow reads without decoding; None if that failed.
+        problems: What is wrong with the file.
     """
 
     data: bytes
@@ -50,7 +57,7 @@ def read_picture(path: str, loading: Loading, missing: str = 'missing') -> Pictu
     Args:
         path: The file.
         loading: How the pipeline decodes it.
-        missing: Kind of the problem that there is no such file.
+        missing: Kind of the problem to report if the file does not exist.
     """
 
     def failed(kind: str, detail: str) -> Picture:
@@ -64,14 +71,16 @@ def read_picture(path: str, loading: Loading, missing: str = 'missing') -> Pictu
         return failed('no-image', f'cannot be read: {error.strerror}')
     if not data:
         return failed('empty-file', 'has no content')
-    header = _read_header(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # Pillow's, of very large pictures
+        header, ends_early = _read_header(data), _ends_early(data)
     pixels, complaint = _decode(data, loading)
-    if _ends_early(data, header):
+    if ends_early:
         return failed('truncated', 'ends in the middle of the picture')
     if pixels is None and header is None:
         return failed('no-image', f'is no picture that can be read; starts {data[:12]}')
     if pixels is None:
-        return failed('corrupt', f'cannot be decoded: {complaint or "no why"}')
+        return failed('corrupt', f'cannot be decoded: {complaint or "no reason given"}')
     problems = []
     if complaint.startswith(_COMPLAINTS):
         problems.append(Problem('damaged', path, f'is decoded, but: {complaint}'))
@@ -79,7 +88,7 @@ def read_picture(path: str, loading: Loading, missing: str = 'missing') -> Pictu
 
 
 def describe(path: str, picture: Picture) -> Iterator[Problem]:
-    """What training gets to see otherwise than somebody may expect.
+    """Yield properties of the image that training may treat unexpectedly.
 
     Args:
         path: The picture's file.
@@ -102,7 +111,7 @@ def describe(path: str, picture: Picture) -> Iterator[Problem]:
     if header.mode in ('RGBA', 'LA', 'PA') or 'transparency' in header.info:
         yield Problem('alpha', path, 'transparency is dropped: what it hides shows')
     if header.mode.startswith('I;16') or (
-        # The bit depth; Pillow's mode does not tell it of colours.
+        # The bit depth, which Pillow's mode does not show for colours.
         header.format == 'PNG' and picture.data[24] == 16
     ):
         yield Problem('16-bit', path, 'is cut down to 8 bits')
@@ -113,19 +122,17 @@ def describe(path: str, picture: Picture) -> Iterator[Problem]:
 
 def _read_header(data: bytes) -> Optional[Image.Image]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of very large pictures
-            return Image.open(BytesIO(data))
-    except Exception:  # whatever a decoder trips over
+        return Image.open(BytesIO(data))
+    except Exception:  # of many kinds, by format
         return None
 
 
 def _decode(data: bytes, loading: Loading) -> Tuple[Optional[np.ndarray], str]:
-    """Pixels, None if there are none; and what the decoder said."""
+    """Return the pixels, or None, and the decoder's message, or ''."""
     with _standard_error() as said:
         try:
             pixels, error = mmcv.imfrombytes(data, *_in_order(loading)), ''
-        except Exception as exception:  # whatever a decoder trips over
+        except Exception as exception:  # of many kinds, by decoder
             pixels, error = None, f'{exception}'.strip()
         said.seek(0)
         printed = said.read().decode(errors='replace').strip()
@@ -138,7 +145,7 @@ def _in_order(loading: Loading) -> Tuple[str, str, str]:
 
 @contextmanager
 def _standard_error() -> Iterator[BinaryIO]:
-    """What C libraries print meanwhile: they do not return it."""
+    """Capture what C libraries print, as they report problems in no other way."""
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
@@ -149,24 +156,21 @@ def _standard_error() -> Iterator[BinaryIO]:
             os.close(kept)
 
 
-def _ends_early(data: bytes, header: Optional[Image.Image]) -> bool:
-    """Whether a JPEG or PNG lacks its end.
+def _ends_early(data: bytes) -> bool:
+    """Return whether a file ends before its picture does.
 
-    Decoders differ here: from refusing it to grey stripes without a word.
+    Decoders differ here: some refuse it, OpenCV may return grey stripes
+    without a word. Pillow says so.
     """
-    if data.startswith(b'\xff\xd8'):
-        return data.find(b'\xff\xd9', _start_of_scan(data)) < 0
-    if header is not None and header.format == 'PNG':
-        return b'IEND' not in data
+    if data.endswith(_ENDS):  # nearly all: decoding twice would take long
+        return False
+    if data.startswith(b'\xff\xd8') and _ENDS[0] not in data:
+        return True  # whatever else a crash has written in its place
+    try:
+        Image.open(BytesIO(data)).verify()  # reads a PNG's chunks
+        Image.open(BytesIO(data)).load()  # decodes a JPEG
+    except SyntaxError:  # a PNG's chunks break off
+        return True
+    except Exception as error:  # of many kinds, by format
+        return 'truncated' in str(error).lower()
     return False
-
-
-def _start_of_scan(data: bytes) -> int:
-    """Where a JPEG's picture starts, behind all that may hold another one,
-    such as EXIF's thumbnail.
-    """
-    at = 2
-    while data[at : at + 1] == b'\xff' and data[at + 1 : at + 2] != b'\xda':
-        # A marker, and the length of what follows it
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], 'big')
-    return at

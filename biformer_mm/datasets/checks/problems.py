@@ -1,11 +1,11 @@
-"""What can be wrong with a data set, and how bad that is."""
+"""The kinds of problems of a data set, and how severe they are."""
 
 from typing import NamedTuple
 
 SEVERITIES = ('note', 'warning', 'error')
 
-# error: training stops, or learns or evaluates what is wrong; warning: it goes
-# on, without something or with it changed; note: it copes, worth knowing.
+# error: training stops, or trains or evaluates on wrong data; warning: some data
+# is dropped or changed; note: harmless, but worth knowing.
 KINDS = {
     # files
     'missing': 'error',
@@ -72,4 +72,5 @@ class Problem(NamedTuple):
 
     @property
     def severity(self) -> str:
+        """One of :data:`SEVERITIES`."""
         return KINDS[self.kind]

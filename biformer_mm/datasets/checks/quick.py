@@ -1,8 +1,8 @@
-"""Count the files of a config's data sets: seconds, where reading them takes
-hours.
+"""Count the files of a config's data sets, without opening a picture.
 
-No picture is opened. What annotations and lists name must be there, and the
-recipes' data sets must be as large as they were published.
+This takes seconds, reading all pictures takes hours. The files that annotations
+and lists name must exist, and the recipes' data sets must have their published
+size.
 """
 
 import json
@@ -22,14 +22,14 @@ from .scanning import Found, build_lazily
 
 
 class Published(NamedTuple):
-    """What a split of a recipe's data set has.
+    """The published size of a split of a recipe's data set.
 
     Attributes:
-        pictures: How many.
-        name: Of its pictures, by their number from 1 on, where they have one.
-        objects: How many COCO's annotation file has.
-        folders: ImageNet's classes.
-        smallest: Pictures in the smallest of these.
+        pictures: Number of pictures.
+        name: Format of a picture's name, given its number from 1 on, or ''.
+        objects: Number of objects in COCO's annotation file.
+        folders: Number of ImageNet's classes.
+        smallest: Pictures in the smallest of these classes.
     """
 
     pictures: int
@@ -39,7 +39,7 @@ class Published(NamedTuple):
     smallest: int = 0
 
 
-# By dataset type, then by annotation file or by folder of the pictures.
+# By data set type, then by annotation file or folder of pictures.
 PUBLISHED = {
     'CocoDataset': {
         'instances_train2017.json': Published(118287, objects=860001),
@@ -64,12 +64,12 @@ def count(cfg: Any, splits: Sequence[str]) -> Tuple[List[Found], int]:
         splits: Of 'train', 'val' and 'test'.
 
     Returns:
-        The problems, one for each folder or list that lacks something, and the
-        number of pictures that are there.
+        The problems, one for each incomplete folder or list, and the number of
+        pictures found.
 
     Raises:
-        UsageError: A data set is of no known type, remote, or wrong by its
-            arguments.
+        UsageError: A data set's type is unknown, its files are remote, or its
+            arguments are wrong.
     """
     found, gone = [], set()
     for part in find_missing(cfg, splits):
@@ -83,7 +83,7 @@ def count(cfg: Any, splits: Sequence[str]) -> Tuple[List[Found], int]:
         loader = cfg.get(f'{split}_dataloader')
         if not loader:
             continue
-        for option, leaf in leaves(f'{split}_dataloader.dataset', loader['dataset']):
+        for option, leaf in leaves(f'{split}_dataloader.dataset', loader.get('dataset')):
             if osp.normpath(leaf.get('data_root') or '.') in gone:
                 continue
             with explained(f'{option} must be a data set that can be read', 'correct it'):
@@ -95,7 +95,7 @@ def count(cfg: Any, splits: Sequence[str]) -> Tuple[List[Found], int]:
                 for problem in problems
                 if osp.normpath(problem.file) not in gone
             ]
-    # Wrappers may name a data set twice, and evaluators name its list again.
+    # Wrappers may name a data set twice, and evaluators repeat its list.
     once = {}
     for split, problem in found:
         what = (split, osp.normpath(problem.file), problem.kind, problem.detail.partition(';')[0])
@@ -104,11 +104,11 @@ def count(cfg: Any, splits: Sequence[str]) -> Tuple[List[Found], int]:
 
 
 def _published(dataset: Any, path: str) -> Published:
-    """What was published of a split; zeros if nothing is known of it."""
+    """Return the published size of a split; zeros if it is unknown."""
     for cls in type(dataset).__mro__:
         known = PUBLISHED.get(cls.__name__, {})
         name = osp.basename(osp.normpath(path or '.'))
-        # Other classes are another data set, in the same layout.
+        # Other classes mean another data set in the same layout.
         if name in known and tuple(dataset.metainfo['classes']) == tuple(cls.METAINFO['classes']):
             return known[name]
     return Published(0)
@@ -151,7 +151,7 @@ def _compare(
     """Look for named files below a folder, reading each folder once.
 
     Returns:
-        A problem for each folder that lacks some, and how many were found.
+        A problem for each incomplete folder, and the number of files found.
     """
     by_folder = defaultdict(set)
     for name in names:
@@ -166,7 +166,7 @@ def _compare(
 
 
 def _files(folder: str) -> Set[str]:
-    """Names of the files in a folder; none if it does not exist."""
+    """Return the names of the files in a folder; none if it does not exist."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.is_file()}
@@ -276,9 +276,7 @@ def _count_classification(dataset: Any) -> Tuple[List[Problem], int]:
 
 
 def _class_folders(dataset: Any, root: str) -> Tuple[Dict[str, int], Set[str]]:
-    """Count the pictures of each class folder, and list the files beside the
-    folders.
-    """
+    """Count the pictures of each class folder, and list the files beside them."""
     counts, beside = {}, set()
     with os.scandir(root) as entries:
         for entry in entries:
@@ -333,7 +331,7 @@ def _some(names: Set[str]) -> str:
 
 
 def _other_folders(root: str) -> Set[str]:
-    """Class folders of the splits beside this one."""
+    """Return the class folders of the other split."""
     parent, name = osp.split(osp.normpath(root))
     other = osp.join(parent, dict(train='val', val='train').get(name, name))
     try:

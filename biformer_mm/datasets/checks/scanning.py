@@ -1,4 +1,4 @@
-"""From a config to the problems of all its files."""
+"""Read all files of a config's data sets and list their problems."""
 
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,24 +20,24 @@ from .pictures import Loading
 from .problems import Problem
 from .segmentation import allowed_labels, ignored_labels, read_segmentation
 
-# Types whose files are known to be as their loading is, which a subclass may
-# change by these methods.
+# Data sets whose way of loading is known, unless a subclass overrides one of the
+# methods below.
 _KNOWN = ('CocoDataset', 'BaseSegDataset', 'CustomDataset')
 _METHODS = ('load_data_list', 'parse_data_info', '_find_samples')
 
-# Images that are read in the seconds that a process takes to start
+# Images that can be read while a process starts.
 _WORTH_A_PROCESS = 200
 
 
 class Found(NamedTuple):
-    """A problem, and the split that it is in."""
+    """A problem and its split."""
 
     split: str
     problem: Problem
 
 
 class Job(NamedTuple):
-    """A data set: its files, how to read them, what was found without."""
+    """A data set to read: its files, how to read them, and the problems so far."""
 
     split: str
     rules: Rules
@@ -46,7 +46,7 @@ class Job(NamedTuple):
 
 
 def plan(cfg: Any, splits: Sequence[str]) -> Iterator[Job]:
-    """Read a config's data sets, but not yet their images.
+    """Read the annotations of a config's data sets, but not yet the images.
 
     Args:
         cfg: Config of mmdet, mmseg or mmpretrain whose paths exist, see
@@ -54,16 +54,16 @@ def plan(cfg: Any, splits: Sequence[str]) -> Iterator[Job]:
         splits: Of 'train', 'val' and 'test'.
 
     Raises:
-        UsageError: A data set is of no known type, remote, or wrong by its
-            arguments.
+        UsageError: A data set's type is unknown, its files are remote, or its
+            arguments are wrong.
     """
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if not loader:
             continue
-        for option, leaf in leaves(f'{split}_dataloader.dataset', loader['dataset']):
-            with explained(f'{option} must be a data set that can be read', 'mend it'):
+        for option, leaf in leaves(f'{split}_dataloader.dataset', loader.get('dataset')):
+            with explained(f'{option} must be a data set that can be read', 'correct it'):
                 job = _plan_one(split, option, leaf, cfg)
             yield job
 
@@ -75,6 +75,8 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
     model = cfg.get('model') or {}
     outputs = dict(_num_classes('model', model))
     classes = dataset.metainfo.get('classes')
+    if not classes and kind != 'CustomDataset':  # whose folders may name them
+        raise UsageError(f'{option} must name its classes; set {option}.metainfo.classes')
     if kind == 'CocoDataset':
         with_masks = _step(pipeline, 'LoadAnnotations').get('with_mask', False)
         items, problems = read_coco(dataset, with_masks)
@@ -109,17 +111,18 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
 
 
 def build_lazily(option: str, leaf: Dict) -> Tuple[Any, str]:
-    """Build a data set whose annotations are not loaded.
+    """Build a data set without loading its annotations.
 
     Args:
-        option: What messages call it.
+        option: Its name in messages.
         leaf: Its config.
 
     Returns:
         The data set, and the name of the base class that loads its files.
 
     Raises:
-        UsageError: It is of no known type, remote, or wrong by its arguments.
+        UsageError: Its type is unknown, its files are remote, or its arguments
+            are wrong.
     """
     for key in ('data_root', 'ann_file', 'data_prefix'):
         if '://' in str(leaf.get(key)):
@@ -128,7 +131,7 @@ def build_lazily(option: str, leaf: Dict) -> Tuple[Any, str]:
             )
     try:
         dataset = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True})
-    except Exception as error:  # whatever it makes of its arguments
+    except Exception as error:  # of many kinds, by data set
         raise UsageError(
             f'{option}: {type_name(leaf)} cannot be built: {error}; correct its arguments'
         ) from error
@@ -156,14 +159,15 @@ def _step(pipeline: Sequence[Dict], kind: str) -> Dict:
 
 
 def _loading(pipeline: Sequence[Dict], kind: str, flag: str, backend: str) -> Loading:
-    """What a step says, or else the given defaults of its class."""
+    """Return how a step decodes; ``flag`` and ``backend`` are its class's defaults."""
     step = _step(pipeline, kind)
     return Loading(step.get('color_type', flag), step.get('imdecode_backend', backend))
 
 
 def _num_classes(name: str, part: Any) -> Iterator:
-    """Yield (name, value) of each ``num_classes`` in a model's config, but
-    for region proposals, which know one class.
+    """Yield (name, value) of each ``num_classes`` in a model's config.
+
+    Region proposal heads are skipped: they have one class.
     """
     if isinstance(part, dict):
         for key, value in part.items():
@@ -183,12 +187,11 @@ def scan(
 
     Args:
         jobs: The data sets.
-        workers: Processes that share the reading; no more of them than are
-            worth starting do.
+        workers: Most processes to use; few images need fewer.
         progress: Called once for each image that has been read.
 
     Returns:
-        All problems, by data set, those found by :func:`plan` first.
+        All problems, by data set; those found by :func:`plan` come first.
 
     Raises:
         UsageError: A process was killed.
@@ -197,7 +200,7 @@ def scan(
     workers = min(workers, images // _WORTH_A_PROCESS)
     if workers < 2:
         return list(_scan(jobs, map, progress))
-    # Forks of a process in which OpenCV has run threads may wait for ever.
+    # A fork may deadlock after OpenCV has started threads.
     with ProcessPoolExecutor(workers, get_context('spawn'), initializer=_one_thread) as pool:
         try:
             return list(_scan(jobs, partial(pool.map, chunksize=8), progress))

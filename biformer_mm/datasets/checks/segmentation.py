@@ -1,4 +1,4 @@
-"""What to check of a data set of mmseg."""
+"""Check an mmseg data set."""
 
 import os
 import os.path as osp
@@ -9,15 +9,15 @@ import numpy as np
 from .items import Item
 from .problems import Problem
 
-IGNORE_INDEX = 255  # of every loss of mmseg, unless told otherwise
+IGNORE_INDEX = 255  # default of mmseg's losses
 
 
 def read_segmentation(dataset: Any) -> Tuple[List[Item], List[Problem]]:
-    """The items of a ``BaseSegDataset``, and maps that no image has."""
+    """List the items of a ``BaseSegDataset``, and the maps that have no image."""
     entries = dataset.load_data_list()
     items = [Item(entry['img_path'], None, entry.get('seg_map_path')) for entry in entries]
     problems = []
-    if not dataset.ann_file:  # with a list, what it leaves out is meant
+    if not dataset.ann_file:  # a list may leave maps out on purpose
         used = {osp.normpath(item.seg_map) for item in items if item.seg_map}
         for path in _files(dataset.data_prefix.get('seg_map_path')):
             if path.endswith(dataset.seg_map_suffix) and path not in used:
@@ -34,11 +34,11 @@ def _files(folder: str) -> List[str]:
 
 
 def allowed_labels(dataset: Any, ignored: FrozenSet[int]) -> Tuple[FrozenSet[int], FrozenSet[int]]:
-    """Values that a map's file may hold, and those among them of no class.
+    """Return the values that a map's file may hold, and those of no class.
 
     Args:
         dataset: A ``BaseSegDataset``.
-        ignored: Labels that the losses leave out, as trained on.
+        ignored: Labels that the losses ignore, after ``trained_labels``.
     """
     labels = trained_labels(dataset)
     classes = len(dataset.metainfo['classes'])
@@ -48,7 +48,7 @@ def allowed_labels(dataset: Any, ignored: FrozenSet[int]) -> Tuple[FrozenSet[int
 
 
 def trained_labels(dataset: Any) -> np.ndarray:
-    """(256,): what mmseg's ``LoadAnnotations`` makes of a file's values."""
+    """Return the label that mmseg trains on for each value of a file, (256,)."""
     labels = np.arange(256)
     if dataset.reduce_zero_label:
         # 0 and 255 become 255, all others one less.
@@ -59,10 +59,11 @@ def trained_labels(dataset: Any) -> np.ndarray:
 
 
 def ignored_labels(dataset: Any, model: Dict) -> FrozenSet[int]:
-    """Labels that the losses leave out: whatever a part of the config says."""
+    """Return the labels that the losses of any part of the config ignore."""
     found = {IGNORE_INDEX, dataset.ignore_index}
     for part in ('decode_head', 'auxiliary_head'):
         heads = model.get(part) or []
         for head in heads if isinstance(heads, (list, tuple)) else [heads]:
-            found.add(head.get('ignore_index', IGNORE_INDEX))
+            if isinstance(head, dict):
+                found.add(head.get('ignore_index', IGNORE_INDEX))
     return frozenset(found)

@@ -38,14 +38,14 @@ class CompileBlocksHook(Hook):
 def set_compile(cfg: Config, asked: bool = False) -> None:
     """Turn ``compile='blocks'`` of a config into :class:`CompileBlocksHook`.
 
-    What else ``compile`` may be, a bool or a dict, is MMEngine's.
+    Other values of ``compile``, a bool or a dict, are left to MMEngine.
 
     Args:
         cfg: Config to change.
         asked: Whether the command line asks for it, whatever the config says.
 
     Raises:
-        UsageError: ``compile`` is something else.
+        UsageError: ``compile`` is neither 'blocks', a bool nor a dict.
     """
     value = 'blocks' if asked else cfg.get('compile', False)
     if value is None or isinstance(value, (bool, dict)):

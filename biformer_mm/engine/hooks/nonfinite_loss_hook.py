@@ -1,4 +1,4 @@
-"""Losses that are nan or infinite: what to do, and where they come from."""
+"""Stop at a loss that is nan or infinite, and say where it comes from."""
 
 from contextlib import nullcontext
 from typing import Any, Dict, List
@@ -13,34 +13,34 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from biformer_mm.models.compiling import eagerly
-from biformer_mm.ops.validation import whole
+from biformer_mm.ops.validation import check_int
 from biformer_mm.utils.errors import UsageError
 
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
-    """Looks at each loss before the weights are changed by it.
+    """Check each loss before the optimiser uses it.
 
     A loss that is nan or infinite never reaches the optimiser. The run stops,
-    or passes the batch over, and says in which iteration, on which files, and
-    which module came up with it first. An overflow that the gradient scaler of
-    mixed precision meets and corrects is none: the loss itself is finite.
-    tools/train.py adds it.
+    or skips the batch, and names the iteration, the files and the first module
+    with such an output. An overflow that the gradient scaler of mixed
+    precision corrects does not count, as the loss itself is finite.
+    tools/train.py adds the hook.
 
     Args:
-        max_skips: How many batches of a run to pass over, before it stops.
-            Running statistics of norms are then put back, too.
+        max_skips: Number of batches that a run may skip before it stops.
+            Running statistics of norms are restored, too.
 
     Raises:
-        ValueError: ``max_skips`` is no integer of at least 0.
+        ValueError: ``max_skips`` is not an integer of at least 0.
     """
 
     def __init__(self, max_skips: int = 0) -> None:
-        self.max_skips = whole('max_skips', max_skips, 0)
+        self.max_skips = check_int('max_skips', max_skips, 0)
         self.skipped = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Step between the loss and the optimiser."""
+        """Check the loss in the optimiser wrapper's ``update_params``."""
         update = runner.optim_wrapper.update_params
 
         def update_if_finite(loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -52,7 +52,7 @@ class NonFiniteLossHook(Hook):
         runner.optim_wrapper.update_params = update_if_finite
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Keep what is needed if this batch's loss is not finite."""
+        """Keep the batch, and buffers to restore, for a loss that is not finite."""
         self._batch = data_batch
         if self.max_skips:
             self._buffers = [(b, b.clone()) for b in _unwrap(runner.model).buffers()]
@@ -85,7 +85,7 @@ class NonFiniteLossHook(Hook):
 
 
 def file_names(batch: Any) -> List[str]:
-    """Paths of a batch's images, as far as it knows them."""
+    """Return the paths of a batch's images, as far as they are known."""
     samples = batch.get('data_samples') if isinstance(batch, dict) else None
     paths = (getattr(sample, 'img_path', None) for sample in samples or ())
     return [path for path in paths if path]
@@ -93,15 +93,18 @@ def file_names(batch: Any) -> List[str]:
 
 @torch.no_grad()
 def find_origin(model: nn.Module, batch: Dict) -> str:
-    """Say which module of a model comes up first with nan or infinity.
+    """Find the first module of a model whose output is nan or infinite.
 
-    The batch is run again; modules with random parts may then do otherwise.
-    Whatever is found, it is run to the end: the other processes of a
-    distributed run wait in layers that gather from all, such as SyncBN.
+    The batch is run again; modules with random parts may give other values.
+    It is always run to the end, as the other processes of a distributed run
+    wait in layers that gather from all, such as SyncBN.
 
     Args:
         model: A whole model of OpenMMLab, in training mode.
-        batch: As its data loader gave it.
+        batch: A batch of the data loader.
+
+    Returns:
+        A phrase that names the module, loss, weight or images.
     """
     for name, param in model.named_parameters():
         if not param.isfinite().all():
@@ -139,7 +142,7 @@ def find_origin(model: nn.Module, batch: Dict) -> str:
 
 
 def _all_finite(loss: Tensor) -> bool:
-    """Whether the loss is finite, in all processes of a distributed run."""
+    """Return whether the loss is finite in all processes of a distributed run."""
     finite = loss.detach().isfinite().all()
     if get_world_size() > 1:
         finite = finite.int()
@@ -148,7 +151,7 @@ def _all_finite(loss: Tensor) -> bool:
 
 
 def _tensors(value: Any) -> List[Tensor]:
-    """Floating-point tensors in nested lists and dicts."""
+    """Return the floating-point tensors in nested lists and dicts."""
     if isinstance(value, Tensor):
         return [value] if value.is_floating_point() else []
     if isinstance(value, dict):

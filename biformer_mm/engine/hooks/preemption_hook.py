@@ -1,4 +1,4 @@
-"""Ends a run that is asked to end, so that it can be gone on with."""
+"""Stop a run on request and leave it resumable."""
 
 import multiprocessing
 import os
@@ -30,31 +30,31 @@ PARENT_CHECK_SECONDS = 2.0  # between a worker's looks whether it has a parent
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Saves a checkpoint on SIGTERM or SIGUSR1, and ends with status 0.
+    """Save a checkpoint on SIGTERM or SIGUSR1, then exit with status 0.
 
-    It does so after the iteration that is running (with gradients that are
-    accumulated, after the next that updates the weights), as MMEngine's
-    CheckpointHook would: 'iter_N.pth' or, within an epoch,
-    'epoch_E_iter_N.pth' of E whole epochs. `--resume` goes on with the next
-    batch. An evaluation, or a run in its last iteration, is finished instead.
-    tools/train.py adds the hook; epochs are only resumed in the middle by
-    ResumableEpochLoop.
+    The checkpoint is saved after the current iteration, or with accumulated
+    gradients after the next one that updates the weights. Its name is
+    CheckpointHook's 'iter_N.pth' or, within an epoch, 'epoch_E_iter_N.pth'
+    after E whole epochs. `--resume` continues with the next batch. An
+    evaluation, or a run in its last iteration, is finished instead.
+    tools/train.py adds the hook; only ResumableEpochLoop resumes within an
+    epoch.
     """
 
-    priority = 'LOWEST'  # what is saved includes the other hooks' work
+    priority = 'LOWEST'  # after the other hooks, so that their work is saved
 
     def __init__(self) -> None:
         self._received: Optional[signal.Signals] = None
         self._handlers = {}  # as they were, by signal
 
     def before_train(self, runner: Runner) -> None:
-        """Listen; Python allows it in the main thread only."""
+        """Set the signal handlers; Python allows it in the main thread only."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._handlers[number] = signal.signal(number, self._receive)
 
     def after_train(self, runner: Runner) -> None:
-        """Listen no more."""
+        """Restore the signal handlers."""
         while self._handlers:
             number, handler = self._handlers.popitem()
             # None: set by other than Python, which cannot set it again.
@@ -63,19 +63,19 @@ class PreemptionHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
     ) -> None:
-        """Save and exit if any process was told to.
+        """Save and exit if any process received a signal.
 
         Raises:
-            SystemExit: It was; the status is 0.
+            SystemExit: With status 0, if one did.
         """
         if (
-            not self._told()
+            not self._any_received()
             or runner.iter + 1 == runner.max_iters
             or not (getattr(runner.optim_wrapper, 'should_update', lambda: True)())
         ):
             return
         path = _save(runner, batch_idx)
-        for number in self._handlers:  # it ends: told again, it would fail
+        for number in self._handlers:  # a second signal must not fail the exit
             signal.signal(number, signal.SIG_IGN)
         cause = self._received.name if self._received else 'Another process'
         saved = (
@@ -91,26 +91,26 @@ class PreemptionHook(Hook):
     def _receive(self, number: int, frame: Any) -> None:
         self._received = signal.Signals(number)
 
-    def _told(self) -> bool:
-        """Whether any process was, the same in all.
+    def _any_received(self) -> bool:
+        """Return whether any process received a signal, the same in all processes.
 
-        A signal reaches them in different iterations, or one alone; who left
-        by himself would leave the others waiting for his gradients. Asking in
-        each iteration costs a number's all_reduce, beside those of all the
-        gradients and after MMEngine has waited for the losses to log.
+        A signal may reach the processes in different iterations, or only one
+        of them. A process that left on its own would leave the others waiting
+        for its gradients. This costs the all_reduce of one number in each
+        iteration.
         """
-        told = self._received is not None
+        received = self._received is not None
         if is_distributed():
-            flag = torch.tensor(int(told))
+            flag = torch.tensor(int(received))
             all_reduce(flag, op='max')
-            told = bool(flag)
-        return told
+            received = bool(flag)
+        return received
 
 
 def _end_as_usual() -> None:
-    """Have a process that is forked from a run end when it is told to.
+    """Let a process that is forked from a run end on signals.
 
-    An evaluator's pool waits for ever for one that does not.
+    An evaluator's pool would wait for ever for one that does not.
     """
     for number in SIGNALS:
         handler = signal.getsignal(number)
@@ -123,8 +123,10 @@ if hasattr(os, 'register_at_fork'):
 
 
 def _save(runner: Runner, batch_idx: int) -> Optional[str]:
-    """Save the state after an iteration; return where, or None if there is no
-    way to, or no room and the run goes on without.
+    """Save the state after an iteration and return the path.
+
+    Return None if the run has no CheckpointHook or another loop, or if the
+    disk is full and the hook goes on without.
     """
     loop = runner.train_loop
     hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
@@ -145,24 +147,26 @@ def _save(runner: Runner, batch_idx: int) -> Optional[str]:
 
 
 def protect_workers(loader: DataLoader) -> None:
-    """Have the processes that load data end only when theirs ends them, or has
-    ended itself.
+    """Let the workers of a loader ignore the signals that end a run.
 
-    Slurm and others signal all of a job's processes, and without its workers
-    the run could not finish the iteration.
+    Slurm and others signal all processes of a job, and without its workers
+    the run could not finish the iteration. Workers end when the process that
+    loads ends them, or has ended itself.
 
     Args:
-        loader: One that has not started its workers.
+        loader: A loader that has not started its workers.
     """
     if hasattr(signal, 'sigtimedwait'):  # Linux
-        # By a weak reference: workers end when their loader is let go.
+        # A weak reference, as workers end when their loader is collected.
         loader._get_iterator = partial(_start_blocked, weakref.ref(loader))
         loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
 
 
 def _start_blocked(reference: Callable[[], DataLoader]) -> Iterator[Any]:
-    """Start workers in which the signals are blocked: in every thread, as
-    those that NumPy starts before a worker is initialised would take them.
+    """Start workers in which the signals are blocked.
+
+    They are blocked in every thread: those that NumPy starts before a worker
+    is initialised would take them.
     """
     loader = reference()
     context = loader.multiprocessing_context or multiprocessing
@@ -179,13 +183,15 @@ def _start_blocked(reference: Callable[[], DataLoader]) -> Iterator[Any]:
 def _init_worker(init: Optional[Callable], worker_id: int, **kwargs) -> None:
     if init is not None:
         init(worker_id, **kwargs)
-    # It sees who sent the signals that are blocked.
+    # The thread sees who sent the blocked signals.
     threading.Thread(target=_await_parent, daemon=True).start()
 
 
 def _await_parent() -> None:
-    """End with the parent, too, if that was killed: PyTorch's worker would
-    first wait until its last batches, which nobody reads, are in a pipe.
+    """Exit when the parent asks for it, or was killed.
+
+    PyTorch's worker would first wait until its last batches, which nobody
+    reads, are in a pipe.
     """
     parent = parent_process().pid
     starter = os.getppid()  # the same, or a server that forks for it

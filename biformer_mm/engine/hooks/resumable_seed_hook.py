@@ -1,4 +1,4 @@
-"""Random numbers that do not depend on where a run was interrupted."""
+"""Make random numbers independent of where a run was interrupted."""
 
 import random
 from functools import partial
@@ -15,16 +15,15 @@ from torch.utils.data import DataLoader, get_worker_info
 
 @HOOKS.register_module()
 class ResumableSeedHook(Hook):
-    """Draws the random numbers of each batch's loading, and of each iteration,
-    from a seed of their own.
+    """Seed the loading of each batch, and each iteration.
 
     MMEngine restores weights, optimiser, schedules, averages and the order of
     the data, but no random state. With this hook, and the loops of
-    biformer_mm.engine.runner.loops, a resumed run goes on as if it had not been
-    interrupted, bit for bit where the computation is deterministic. And
-    workers that load data, which MMEngine seeds alike in every epoch, draw new
-    augmentations in each: the same, however many there are. tools/train.py
-    adds the hook.
+    biformer_mm.engine.runner.loops, a resumed run continues as if it had not
+    been interrupted, bit for bit where the computation is deterministic. Data
+    workers, which MMEngine seeds alike in every epoch, draw new augmentations
+    in each epoch; these do not depend on the number of workers.
+    tools/train.py adds the hook.
     """
 
     priority = 'VERY_HIGH'
@@ -33,7 +32,7 @@ class ResumableSeedHook(Hook):
         self._seeds: Optional[_BatchSeeds] = None
 
     def before_train(self, runner: Runner) -> None:
-        """Have batches seeded, unless a user starts the workers his way."""
+        """Seed each batch, unless the user set a worker_init_fn."""
         loader = runner.train_dataloader
         if not loader.num_workers or (_innermost(loader.worker_init_fn) is worker_init_fn):
             self._seeds = _BatchSeeds(loader, runner.seed, runner.rank)
@@ -66,23 +65,23 @@ class ResumableSeedHook(Hook):
             self._seeds.begin(runner.iter + 1)
 
     def after_val(self, runner: Runner) -> None:
-        """Seed the next batch: a resumed run does not repeat a validation."""
+        """Seed the next batch, as a resumed run does not repeat a validation."""
         if self._seeds:
             self._seeds.begin(runner.iter)
 
 
 class _BatchSeeds:
-    """Seeds the process that loads a batch, before each.
+    """Seed the process that loads a batch, before each batch.
 
     Args:
-        loader: The loader, to which this is added.
+        loader: The loader to change.
         seed: The run's seed.
-        rank: The process's rank; each draws other augmentations.
+        rank: The process's rank; each rank draws other augmentations.
     """
 
     def __init__(self, loader: DataLoader, seed: int, rank: int) -> None:
         self.seed, self.rank = seed, rank
-        self.first = 0  # of the run's batches, the next that is to be loaded
+        self.first = 0  # index in the run of the next batch to load
         self.loaded = 0  # by this worker
         self.workers = loader.num_workers
         if self.workers:
@@ -90,23 +89,23 @@ class _BatchSeeds:
             loader.worker_init_fn = self.start_worker
             loader.collate_fn = self.finish_batch
         else:
-            # The number that a loader draws when it starts must not be one of
-            # the batch's: a resumed run starts it at another batch.
+            # A loader draws a number when it starts. It must not come from the
+            # batch's random state, as a resumed run starts at another batch.
             loader.generator = loader.generator or torch.Generator()
 
     def begin(self, batch: int) -> None:
-        """Seed ``batch``, which this process or new workers load next."""
+        """Seed ``batch``, the next that this process or new workers load."""
         self.first = batch
         if not self.workers:
             self._seed(batch)
 
     def start_worker(self, worker_id: int) -> None:
-        """Seed a worker's first batch. Workers take turns."""
+        """Seed a worker's first batch; workers take turns."""
         self.init(worker_id)
         self._seed(self.first + worker_id)
 
     def finish_batch(self, samples: Sequence[Any]) -> Any:
-        """Collate samples that are loaded, and seed the worker's next."""
+        """Collate loaded samples, and seed the worker's next batch."""
         batch = self.collate(samples)
         self.loaded += 1
         self._seed(self.first + get_worker_info().id + self.loaded * self.workers)
@@ -115,13 +114,14 @@ class _BatchSeeds:
     def _seed(self, batch: int) -> None:
         seed = _mix(0, self.seed, self.rank, batch)
         random.seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  (augmentations draw from the global state)
         torch.manual_seed(seed)
 
 
 def _innermost(function: Optional[Callable]) -> Optional[Callable]:
-    """What partials call in the end; a function that one gives to another as
-    the first argument is called by that one.
+    """Return the function that nested partials call in the end.
+
+    A callable first argument counts as wrapped by the partial's function.
     """
     while isinstance(function, partial):
         wrapped = function.args and callable(function.args[0])
@@ -130,5 +130,5 @@ def _innermost(function: Optional[Callable]) -> Optional[Callable]:
 
 
 def _mix(*numbers: int) -> int:
-    """One seed of several numbers, unlike that of any others."""
+    """Mix several numbers into one seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)

@@ -1,4 +1,4 @@
-"""Routing over a training, in any of MMEngine's visualisation backends."""
+"""Show routing during training, in any of MMEngine's visualisation backends."""
 
 from copy import deepcopy
 from typing import Any, Dict, Optional, Sequence
@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from biformer_mm.ops.validation import whole
+from biformer_mm.ops.validation import check_int
 from biformer_mm.utils.errors import UsageError
 
 from ...visualization.inputs import to_picture
@@ -21,29 +21,29 @@ from ...visualization.routing_statistics import routing_statistics
 
 @HOOKS.register_module()
 class RoutingVisualizationHook(Hook):
-    """Draws routing, and follows it in figures, at each validation.
+    """Draw routing, and log its statistics, at each validation.
 
-    Of the last routed block of each stage and the first images of the
-    validation set it adds a picture, ``routing_stage3_image0``, with the
-    query in the middle; and, as scalars, the means over these images of
-    :func:`routing_statistics`, such as ``routing/stage3_entropy``. Both go to
-    the runner's visualizer.
+    For the last routed block of each stage and the first images of the
+    validation set, the hook adds a picture, ``routing_stage3_image0``, with the
+    query in the middle, and as scalars the means of :func:`routing_statistics`
+    over these images, such as ``routing/stage3_entropy``. Both go to the
+    runner's visualizer.
 
     Args:
-        stages: Stages to show, from 1. None is all that route.
-        num_images: Images of each validation that are looked at.
-        interval: Validations from one look to the next.
+        stages: Stages to show, from 1. None shows all stages that route.
+        num_images: Number of images to show at each validation.
+        interval: Number of validations between two that are shown.
 
     Raises:
-        ValueError: ``num_images`` or ``interval`` is no integer or less than
-            1, or ``stages`` are no such integers.
+        ValueError: ``num_images``, ``interval`` or an entry of ``stages`` is
+            not an integer of at least 1.
     """
 
     def __init__(
         self, stages: Optional[Sequence[int]] = None, num_images: int = 1, interval: int = 1
     ) -> None:
-        num_images = whole('num_images', num_images)
-        interval = whole('interval', interval)
+        num_images = check_int('num_images', num_images)
+        interval = check_int('interval', interval)
         if num_images < 1 or interval < 1:
             raise ValueError(
                 f'num_images and interval must be at least 1; got {num_images=} and {interval=}'
@@ -53,30 +53,30 @@ class RoutingVisualizationHook(Hook):
                 raise ValueError(
                     f'stages must be a list of stages, or None for all that route; got {stages!r}'
                 )
-            stages = [whole('stages', stage, 1) for stage in stages]
+            stages = [check_int('stages', stage, 1) for stage in stages]
         self.stages = stages
         self.num_images = num_images
         self.interval = interval
         self._validations = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Check, before anything is trained, that there is what to show.
+        """Check the stages before training starts.
 
         Raises:
-            UsageError: The model has no BiFormer, or not such a stage, or one
-                that has full attention.
+            UsageError: The model has no BiFormer, or no such stage, or the
+                stage has full attention.
         """
         self._routed_stages(_unwrap(runner.model))
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Start anew with the images."""
+        """Reset the count of images and the statistics."""
         self._seen = 0
         self._figures: Dict[str, list] = {}
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Look at the images of a batch, as far as more are wanted."""
+        """Show the images of a batch until ``num_images`` are shown."""
         if self._validations % self.interval or not is_main_process():
             return
         for image, sample in zip(data_batch['inputs'], data_batch['data_samples']):
@@ -88,7 +88,7 @@ class RoutingVisualizationHook(Hook):
             self._seen += 1
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict] = None) -> None:
-        """Write the scalars."""
+        """Log the scalars."""
         self._validations += 1
         if self._figures:
             runner.visualizer.add_scalars(

@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent, whatever kills the run."""
+"""Write checkpoints that are complete or absent, whatever kills the run."""
 
 import os
 import os.path as osp
@@ -15,7 +15,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from biformer_mm.ops.validation import flag, whole
+from biformer_mm.ops.validation import check_bool, check_int
 from biformer_mm.utils.atomic_file import whole_file
 from biformer_mm.utils.errors import UsageError
 
@@ -36,21 +36,21 @@ _NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)(?:_iter_(\d+))?\.pth')
 class WholeCheckpointHook(CheckpointHook):
     """MMEngine's CheckpointHook, for runs that are killed and disks that fill.
 
-    A checkpoint gets its name when it is written as a whole, and when
-    ``last_checkpoint`` names it, the one that it replaces is removed;
-    MMEngine's writes under the final name and removes first. tools/train.py
-    uses it in MMEngine's place.
+    A checkpoint gets its final name once it is complete, and the one that it
+    replaces is removed once ``last_checkpoint`` names the new one. MMEngine
+    writes under the final name and removes first. tools/train.py uses this
+    hook in place of MMEngine's.
 
     Args:
         on_failure: What to do when a checkpoint cannot be written: 'stop' the
-            run, or 'go_on' with a line in the log. The checkpoints before are
+            run, or 'go_on' with a line in the log. Earlier checkpoints are
             kept either way.
-        kwargs: As MMEngine's; what it would pass over or fail on while it
-            saves is refused.
+        kwargs: Arguments of MMEngine's hook. Values that it would ignore, or
+            fail on when it saves, are refused.
 
     Raises:
-        ValueError: ``on_failure`` is neither, or an argument is none of
-            MMEngine's or has no value that it can go by.
+        ValueError: ``on_failure`` is neither, or MMEngine's hook has no such
+            argument or cannot use its value.
     """
 
     def __init__(self, on_failure: str = 'stop', **kwargs: Any) -> None:
@@ -67,7 +67,7 @@ class WholeCheckpointHook(CheckpointHook):
         self.on_failure = on_failure
 
     def before_train(self, runner: Runner) -> None:
-        """Choose the file backend, and begin as MMEngine does."""
+        """Choose the file backend, and start as MMEngine does."""
         folder = self.out_dir or runner.work_dir
         if (
             self.backend_args is None
@@ -89,12 +89,12 @@ class WholeCheckpointHook(CheckpointHook):
 
     @contextmanager
     def _saving(self, runner: Runner, what: str) -> Iterator[None]:
-        """Remove what was replaced inside or, if that failed, forget it.
+        """Remove replaced files after saving; if it failed, undo MMEngine's notes.
 
-        MMEngine notes what it saves, and how good that is, before it writes.
+        MMEngine notes what it saves, and its score, before it writes.
 
         Raises:
-            UsageError: Nothing can be written, and the run is to stop then.
+            UsageError: The file cannot be written, and ``on_failure`` is 'stop'.
         """
         hub = runner.message_hub.runtime_info
         told, outdated = dict(hub), _outdated[:]
@@ -123,10 +123,10 @@ class WholeCheckpointHook(CheckpointHook):
 
 
 def _checked(given: Dict[str, Any]) -> Dict[str, Any]:
-    """Check what MMEngine takes as it is and fails on only when it saves.
+    """Check arguments that MMEngine would fail on only when it saves.
 
     Returns:
-        The arguments, NumPy's integers as Python's.
+        The arguments, with NumPy's integers turned into Python's.
     """
     given = dict(given)
     known = set(signature(CheckpointHook.__init__).parameters) - {'self'}
@@ -137,13 +137,13 @@ def _checked(given: Dict[str, Any]) -> Dict[str, Any]:
             )
     for name in ('interval', 'max_keep_ckpts'):
         if name in given:
-            given[name] = whole(name, given[name])
+            given[name] = check_int(name, given[name])
             if given[name] != -1:
-                whole(f'{name}, if not -1,', given[name], 1)
+                check_int(f'{name}, if not -1,', given[name], 1)
     if 'save_begin' in given:
-        given['save_begin'] = whole('save_begin', given['save_begin'], 0)
+        given['save_begin'] = check_int('save_begin', given['save_begin'], 0)
     for name in ('by_epoch', 'save_optimizer', 'save_param_scheduler', 'save_last'):
-        flag(name, given.get(name, True))
+        check_bool(name, given.get(name, True))
     for name, kinds in (
         ('out_dir', (str, os.PathLike)),
         ('filename_tmpl', str),
@@ -170,13 +170,13 @@ def _checked(given: Dict[str, Any]) -> Dict[str, Any]:
 
 @register_backend(_BACKEND)
 class WholeFileBackend(LocalBackend):
-    """Local files that appear whole; what is to be removed is only noted."""
+    """Write local files atomically, and postpone removals."""
 
     def put(self, obj: bytes, filepath: str) -> None:
-        """Write a file, wholly or not at all.
+        """Write a file completely or not at all.
 
         Raises:
-            OSError: It cannot be written; what was there still is.
+            OSError: It cannot be written; an existing file is unchanged.
         """
         with whole_file(filepath) as unfinished, open(unfinished, 'wb') as file:
             file.write(obj)
@@ -186,19 +186,20 @@ class WholeFileBackend(LocalBackend):
             _outdated.remove(str(filepath))
 
     def remove(self, filepath: str) -> None:
-        """Have a file removed as soon as the next is saved."""
+        """Mark a file for removal once the next is saved."""
         _outdated.append(str(filepath))
 
 
 def find_whole_checkpoint(work_dir: str) -> Optional[str]:
-    """The last checkpoint that was written as a whole.
+    """Find the last complete checkpoint.
 
     Args:
         work_dir: A run's work directory.
 
     Returns:
-        Path of what ``last_checkpoint`` names or, if that is not whole, of the
-        highest epoch or iteration that is; None if there is none.
+        The path in ``last_checkpoint`` or, if that file is not complete, the
+        complete checkpoint of the highest epoch or iteration; None if there is
+        none.
     """
     candidates = sorted(
         (int(match[1]), int(match[2] or 0), osp.join(work_dir, match[0]))
@@ -214,7 +215,7 @@ def find_whole_checkpoint(work_dir: str) -> Optional[str]:
 
 
 def is_whole(path: str) -> bool:
-    """Whether a checkpoint is there and has its end; DeepSpeed's folders pass.
+    """Return whether a checkpoint exists and is complete; DeepSpeed's folders pass.
 
     torch.save writes a ZIP file, whose directory comes last.
     """
@@ -225,7 +226,7 @@ def is_whole(path: str) -> bool:
 
 
 def remove_unfinished(folder: str) -> None:
-    """Remove what killed runs have left half written among checkpoints."""
+    """Remove half-written checkpoints that killed runs left."""
     for name in _listdir(folder):
         if re.fullmatch(r'.+\.pth\.\d+\.tmp', name):
             os.remove(osp.join(folder, name))

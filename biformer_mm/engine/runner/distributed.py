@@ -1,7 +1,7 @@
-"""Distributed runs: what the launchers tell, and MMEngine without a GPU.
+"""Prepare distributed runs: launchers' variables, and runs without a GPU.
 
-MMEngine's engine does the work. Added here are the checks that it leaves out,
-and the CPUs: it would select a GPU in every launcher.
+MMEngine does the work. This module adds the checks that it leaves out, and
+runs on CPUs: MMEngine would select a GPU for every launcher.
 """
 
 import atexit
@@ -37,17 +37,17 @@ _CURES = {
 
 
 def read_launcher(launcher: str) -> None:
-    """Set the variables that PyTorch reads, from those of the launcher.
+    """Set the variables that PyTorch reads from those of the launcher.
 
     They are RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. An
-    address or port that is set already stays.
+    address or port that is already set is kept.
 
     Args:
         launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
 
     Raises:
-        UsageError: The process was not started by that launcher, or the first
-            machine's address is not known.
+        UsageError: The process was not started by that launcher, or the address
+            of the first machine is not known.
     """
     if launcher == 'none':
         return
@@ -71,12 +71,12 @@ def read_launcher(launcher: str) -> None:
 
 
 def world_size(launcher: str) -> int:
-    """Number of processes, after :func:`read_launcher`."""
+    """Return the number of processes; call :func:`read_launcher` first."""
     return 1 if launcher == 'none' else int(os.environ['WORLD_SIZE'])
 
 
 def _master_address(launcher: str) -> str:
-    """Address of the machine of rank 0."""
+    """Return the address of the machine of rank 0."""
     env = os.environ
     if launcher == 'slurm' and shutil.which('scontrol'):
         command = ['scontrol', 'show', 'hostnames', env['SLURM_NODELIST']]
@@ -91,7 +91,7 @@ def _master_address(launcher: str) -> str:
 
 
 def use_cpus(cfg: Config) -> None:
-    """Set a distributed run up on CPUs: gloo, and a wrapper without devices.
+    """Set up a distributed run on CPUs, with gloo and a wrapper without devices.
 
     Args:
         cfg: Config to change. Its model wrapper's other settings and the time
@@ -139,11 +139,10 @@ def check_strategy(cfg: Config) -> None:
 
 
 def _leave_group() -> None:
-    """Join gloo's threads: one that releases a tensor while the interpreter
-    ends would abort the process.
+    """Join gloo's threads, before one releases a tensor at exit and aborts the process.
 
-    They end with the last reference to their group, and the model's wrapper,
-    by now part of garbage cycles, has one.
+    They end with the last reference to their group. The model's wrapper, by
+    now part of garbage cycles, holds one.
     """
     if is_initialized():
         destroy_process_group()
@@ -152,7 +151,7 @@ def _leave_group() -> None:
 
 @MODEL_WRAPPERS.register_module()
 class CPUDistributedDataParallel(MMDistributedDataParallel):
-    """MMEngine's wrapper on CPUs, where SyncBN cannot train and becomes BN.
+    """Wrap a model on CPUs, where SyncBN cannot train and becomes BN.
 
     Args:
         module: Model to wrap.

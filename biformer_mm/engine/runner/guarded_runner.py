@@ -1,4 +1,4 @@
-"""MMEngine's runners, with what the tools promise beyond them."""
+"""Extend MMEngine's runners by what the tools promise."""
 
 import errno
 import logging
@@ -24,17 +24,17 @@ _STARTS = ('before_train', 'before_val', 'before_test')
 
 
 class GuardedRun:
-    """What a run of the tools does differently, for any of MMEngine's runners.
+    """A mixin for MMEngine's runners: all that differs in runs of the tools.
 
-    - Until the first iteration, whatever fails is a :class:`UsageError`, and a
+    - An error before the first iteration becomes a :class:`UsageError`, and a
       run of one process leaves nothing on disk.
-    - Data sets name the file that they fail on; workers that load data stay
-      through the signals that end a run.
+    - Data sets name the file that they fail on. Data workers ignore the
+      signals that end a run.
     - Tests refuse weights that do not fit the model.
     - A resumed run follows the schedule of its config.
-    - A training whose disk is full ends with one line.
+    - A training whose disk is full ends with a one-line error.
 
-    Put it before the runner among the base classes.
+    Put it before the runner in the base classes.
     """
 
     def __init__(self, *args: Any, cfg: Config, **kwargs: Any) -> None:
@@ -85,7 +85,7 @@ class GuardedRun:
             return super().test()
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
-        """Call all hooks, and note what the run itself needs of the event."""
+        """Call all hooks, and note the start of the run and the loaded schedule."""
         if fn_name in _STARTS:
             self._started = True
         elif fn_name == 'after_load_checkpoint':
@@ -93,7 +93,7 @@ class GuardedRun:
         super().call_hook(fn_name, **kwargs)
 
     def build_dataloader(self, dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
-        """Build a loader that names its files and keeps its workers."""
+        """Build a loader that names its files and whose workers ignore signals."""
         with naming_sources(dataloader):
             loader = super().build_dataloader(dataloader, *args, **kwargs)
         guard_data(loader.dataset, self.cfg)
@@ -101,11 +101,11 @@ class GuardedRun:
         return loader
 
     def load_or_resume(self) -> None:
-        """Load or resume, and go on as the config says.
+        """Load or resume, then follow the config's schedule.
 
         Raises:
-            UsageError: The checkpoint cannot be used, or goes beyond the
-                config's end.
+            UsageError: The checkpoint cannot be used, or is from beyond the
+                config's last epoch or iteration.
         """
         planned = PlannedSchedule(self.param_schedulers)
         with explained(
@@ -131,10 +131,10 @@ class GuardedRun:
             self._check_what_is_left('iters', loop.iter, loop.max_iters)
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
-        """Load weights; in a test, of the whole model and nothing else.
+        """Load weights; a test requires exactly the model's keys.
 
         Raises:
-            UsageError: Keys are foreign, missing or wrongly shaped; all are
+            UsageError: Keys are unexpected, missing or wrongly shaped; all are
                 named.
         """
         if self._tests:
@@ -181,24 +181,22 @@ class GuardedRun:
 
 
 def _raise(record: Any) -> None:
-    """In place of logging's own way with errors: to print each one's traceback
-    and go on.
-    """
+    """Raise the current error; logging would print its traceback and continue."""
     raise
 
 
 def guarded(kind: Any, scope: Optional[str] = None) -> Type[GuardedRun]:
-    """A runner class with :class:`GuardedRun` before it.
+    """Return a runner class with :class:`GuardedRun` mixed in.
 
     Args:
         kind: A config's ``runner_type``: a name or a class.
         scope: The config's ``default_scope``.
 
     Raises:
-        KeyError: There is no runner of that name.
+        ValueError: There is no runner of that name.
     """
     with RUNNERS.switch_scope_and_registry(scope) as registry:
         base = registry.get(kind) if isinstance(kind, str) else kind
     if base is None:
-        raise KeyError(f'{kind} is not the name of a runner')
+        raise ValueError(f'{kind} is not the name of a runner')
     return type(f'Guarded{base.__name__}', (GuardedRun, base), {})

@@ -1,4 +1,4 @@
-"""From a command line to a config that MMEngine's runner can run."""
+"""Turn a command line into a config that MMEngine's runner can run."""
 
 import argparse
 import os.path as osp
@@ -105,8 +105,11 @@ def set_resume(cfg: Config, resume: Optional[str], trust: bool = False) -> None:
 
 
 def survive_interruptions(cfg: Config) -> None:
-    """Have checkpoints written whole, and on the signals that end a run,
-    random numbers resumed, and weights kept from losses that are not finite.
+    """Add the hooks and loops that make a run safe to interrupt.
+
+    Checkpoints are written atomically, also on the signals that end a run;
+    random numbers resume; losses that are not finite never reach the weights;
+    processes that hang are ended.
 
     Args:
         cfg: Config to change; MMEngine's CheckpointHook and training loops
@@ -136,10 +139,10 @@ def survive_interruptions(cfg: Config) -> None:
 
 
 def set_amp(cfg: Config, dtype: Optional[str]) -> None:
-    """Train with automatic mixed precision, where asked for and possible.
+    """Set up automatic mixed precision, where asked for and possible.
 
-    A config that asks for it is run in fp32 where there is no GPU; a user who
-    does is told.
+    Without a GPU, a config that asks for it is run in fp32; an explicit
+    ``dtype`` is refused.
 
     Args:
         cfg: Config to change.
@@ -163,10 +166,10 @@ def set_amp(cfg: Config, dtype: Optional[str]) -> None:
 
 
 def scale_rate(cfg: Config, asked: bool) -> Optional[str]:
-    """Scale the rate by the batch of a step over the recipe's.
+    """Scale the learning rate by the batch of a step over the recipe's.
 
     The batch of a step counts all processes and accumulated gradients. MMEngine
-    leaves the latter out, so this takes its place.
+    leaves the latter out, so this replaces its scaling.
 
     Args:
         cfg: Config to change, where ``asked``, or where its
@@ -174,11 +177,11 @@ def scale_rate(cfg: Config, asked: bool) -> Optional[str]:
         asked: Whether ``--auto-scale-lr`` is given.
 
     Returns:
-        A line that says what was done; None if it was not asked for.
+        A line that says what was done; None if scaling was not asked for.
 
     Raises:
-        UsageError: The config does not name the batch that its rate is meant
-            for, or no rate.
+        UsageError: The config names no rate, or no batch that it is meant
+            for.
     """
     scaling = cfg.get('auto_scale_lr') or ConfigDict()
     if not asked and not scaling.get('enable'):
@@ -202,9 +205,10 @@ def scale_rate(cfg: Config, asked: bool) -> Optional[str]:
 
 
 def batch_of_a_step(cfg: Config) -> Optional[int]:
-    """Images between two updates of the weights: of all processes, and of all
-    iterations whose gradients are accumulated. None if the config says
-    nothing.
+    """Count the images between two updates of the weights.
+
+    All processes count, and all iterations whose gradients are accumulated.
+    Return None if the config has no batch size.
     """
     batch = (cfg.get('train_dataloader') or {}).get('batch_size')
     if batch is None:
@@ -233,7 +237,7 @@ def build_runner(cfg: Config) -> Runner:
 
 @contextmanager
 def out_of_memory_advice() -> Iterator[None]:
-    """Say what to do when memory does not suffice.
+    """Say what to do when memory is insufficient.
 
     Raises:
         UsageError: In place of PyTorch's and Python's errors.
@@ -255,7 +259,7 @@ def out_of_memory_advice() -> Iterator[None]:
 
 
 def warn_of_other_batch(runner: Runner, options: Dict) -> None:
-    """Warn, in one line, if the batch is not the one the rate is meant for.
+    """Warn in one line if the batch is not the one that the rate is meant for.
 
     Args:
         runner: Runner of a training.

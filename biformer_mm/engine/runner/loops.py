@@ -1,4 +1,4 @@
-"""Training loops that go on with the batch after the last one seen."""
+"""Training loops that resume with the batch after the last one seen."""
 
 from itertools import count, islice
 from typing import Any, Dict, Iterable, Iterator, List, Union
@@ -20,19 +20,17 @@ _NO_BATCH = (
 class ResumableEpochLoop(EpochBasedTrainLoop):
     """MMEngine's EpochBasedTrainLoop, which also resumes within an epoch.
 
-    It leaves out the batches that were seen, without loading them, so that
-    each sample still comes once in an epoch. Of an epoch whose length has
-    changed, with the number of GPUs, it leaves out the same share.
+    It skips the batches that were seen, without loading them, so that each
+    sample still comes once per epoch. If the length of the epoch has changed
+    with the number of GPUs, it skips the same share.
     """
 
     def note_seen(self, batch_idx: int) -> None:
-        """Have the next checkpoint say that this epoch's batches up to
-        ``batch_idx`` have been seen.
-        """
+        """Record in the next checkpoint that batches up to ``batch_idx`` were seen."""
         self.runner.message_hub.update_info(_SEEN, (batch_idx + 1, len(self.dataloader)))
 
     def run_epoch(self) -> None:
-        """Iterate the epoch, or what is left of it.
+        """Iterate over the epoch, or over what is left of it.
 
         Raises:
             UsageError: There is no batch.
@@ -53,15 +51,15 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class ResumableIterLoop(IterBasedTrainLoop):
-    """MMEngine's IterBasedTrainLoop, which does not load again what was seen.
+    """MMEngine's IterBasedTrainLoop, which does not load seen batches again.
 
-    The original MMEngine does, for as long as the run has loaded data, and so
-    does the maintained one with samplers that cannot skip.
+    The original MMEngine loads all of them again, and so does the maintained
+    one with samplers that cannot skip.
 
     Args:
         runner: The runner.
         dataloader: A loader or its config.
-        **kwargs: As MMEngine's loop has them.
+        **kwargs: Arguments of MMEngine's loop.
     """
 
     def __init__(self, runner: Runner, dataloader: Union[DataLoader, Dict], **kwargs) -> None:
@@ -75,7 +73,7 @@ class ResumableIterLoop(IterBasedTrainLoop):
         self.dataloader = dataloader
 
     def run(self) -> nn.Module:
-        """Iterate from the first batch that was not seen.
+        """Iterate from the first unseen batch.
 
         Returns:
             The trained model.
@@ -103,8 +101,10 @@ class ResumableIterLoop(IterBasedTrainLoop):
 
 
 class _Unread:
-    """Stands for a loader where older versions of MMEngine would start to
-    load before it is known what was seen.
+    """Stand in for a loader during construction.
+
+    Older versions of MMEngine start to load there, before it is known which
+    batches were seen.
     """
 
     def __init__(self, loader: DataLoader) -> None:
@@ -115,7 +115,7 @@ class _Unread:
 
 
 class _LaterBatches:
-    """A batch sampler whose first batches are left out."""
+    """A batch sampler that skips the first batches."""
 
     def __init__(self, batches: Iterable[List[int]], seen: int) -> None:
         self.batches, self.seen = batches, seen
@@ -128,7 +128,7 @@ class _LaterBatches:
 
 
 class _EndlessBatches:
-    """A batch sampler that begins anew at its end."""
+    """A batch sampler that starts again at its end."""
 
     def __init__(self, loader: DataLoader) -> None:
         self.batches = loader.batch_sampler
@@ -148,22 +148,22 @@ class _EndlessBatches:
 
 
 def _without(loader: DataLoader, seen: int) -> Iterator[Any]:
-    """Iterate a loader's batches, without loading the first."""
+    """Iterate over a loader's batches without loading the first ``seen``."""
     if not seen:
         return iter(loader)
     return _iterate(loader, _LaterBatches(loader.batch_sampler, seen))
 
 
 def _endless(loader: DataLoader, seen: int) -> Iterator[Any]:
-    """Iterate a loader's batches for ever, without loading the first."""
+    """Iterate over a loader's batches endlessly, without loading the first ``seen``."""
     if isinstance(loader.dataset, IterableDataset):
-        while True:  # no sampler knows what was seen
+        while True:  # it has no sampler that could skip
             yield from loader
     yield from _iterate(loader, _LaterBatches(_EndlessBatches(loader), seen))
 
 
 def _iterate(loader: DataLoader, batches: _LaterBatches) -> Iterator[Any]:
-    """Iterate a loader by another batch sampler."""
+    """Iterate over a loader with another batch sampler."""
     own = loader.batch_sampler
     # Past DataLoader's __setattr__, which takes no other sampler.
     vars(loader)['batch_sampler'] = batches

@@ -1,4 +1,4 @@
-"""Let a resumed run follow its config's schedule, not the checkpoint's."""
+"""Make a resumed run follow its config's schedule, not the checkpoint's."""
 
 import warnings
 from copy import deepcopy
@@ -20,15 +20,15 @@ _PROGRESS = {
 
 
 class PlannedSchedule:
-    """The schedule that a config asks for, kept while a run is resumed.
+    """Keep the config's schedule while a run is resumed.
 
-    MMEngine gives schedulers all that a checkpoint has of them, settings such
-    as ``T_max`` and ``milestones`` included, and the optimiser the rates of
-    the checkpoint. A config that was changed in between has no effect.
+    MMEngine restores schedulers from the checkpoint, including settings such
+    as ``T_max`` and ``milestones``, and the optimiser's rates. A config that
+    was changed in between would have no effect.
 
     Args:
-        schedulers: A runner's ``param_schedulers``, which have not been
-            stepped; None if there are none.
+        schedulers: A runner's ``param_schedulers`` before their first step;
+            None if there are none.
     """
 
     def __init__(self, schedulers: Any) -> None:
@@ -39,18 +39,18 @@ class PlannedSchedule:
     def follow(
         self, saved: Any, iterations: int, epochs: int, epoch_length: Optional[int]
     ) -> Optional[str]:
-        """Set schedulers and rates to where the planned schedule would be.
+        """Set schedulers and rates to the state that the config's schedule gives.
 
         Nothing is changed if the checkpoint's schedule is the same. A
-        scheduler that waits for a metric keeps what it has seen, and the
-        rates stay, as they depend on that.
+        scheduler that waits for a metric keeps its history, and the rates
+        stay, as they depend on it.
 
         Args:
             saved: The checkpoint's ``param_schedulers``; None if it has none.
-            iterations: How many the run has done.
-            epochs: How many whole ones the run has done.
-            epoch_length: Iterations of an epoch; None if it does not count in
-                epochs.
+            iterations: Number of iterations done.
+            epochs: Number of whole epochs done.
+            epoch_length: Iterations of an epoch; None if the run does not
+                count in epochs.
 
         Returns:
             One line that says what has changed, or None.
@@ -78,9 +78,7 @@ class PlannedSchedule:
         )
 
     def _replay(self, iterations: int, epochs: int, epoch_length: Optional[int]) -> None:
-        """Step anew from the start: most schedulers find the next value from
-        the one before.
-        """
+        """Step again from the start, as most schedulers compute a value from the last."""
         for scheduler, state, values in zip(self.schedulers, self.states, self.values):
             scheduler.load_state_dict(deepcopy(state))
             for group, value in zip(scheduler.optimizer.param_groups, values):
@@ -102,9 +100,9 @@ class PlannedSchedule:
 
 
 def _flat(schedulers: Any) -> List[Any]:
-    """Schedulers, or their states; of several optimisers one after another.
+    """Return schedulers, or their states, of all optimisers in one list.
 
-    Configs, which a run that does not train leaves as they are, are left out.
+    Configs of schedulers, which a run that does not train keeps, are left out.
     """
     if isinstance(schedulers, dict):
         if 'last_step' in schedulers:
@@ -116,7 +114,7 @@ def _flat(schedulers: Any) -> List[Any]:
 
 
 def _values(scheduler: _ParamScheduler) -> List[Dict[str, Any]]:
-    """What a scheduler sets in each group of parameters."""
+    """Return the values that a scheduler sets in each parameter group."""
     names = scheduler.param_name, f'initial_{scheduler.param_name}'
     return [{name: group[name] for name in names} for group in scheduler.optimizer.param_groups]
 
@@ -126,5 +124,5 @@ def _settings(state: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _rates(schedulers: List[_ParamScheduler]) -> Dict[str, float]:
-    """By name, each scheduled parameter of the first group."""
+    """Return the scheduled parameters of the first group by name."""
     return {x.param_name: x.optimizer.param_groups[0][x.param_name] for x in schedulers}

@@ -1,4 +1,4 @@
-"""What testing needs that differs from framework to framework."""
+"""Set up what differs between the frameworks in testing."""
 
 import os.path as osp
 from copy import deepcopy
@@ -21,11 +21,12 @@ _TTA_MODELS = {
 
 
 def set_show_dir(cfg: Config, show_dir: str) -> None:
-    """Have the framework's visualisation hook write pictures.
+    """Let the framework's visualisation hook write pictures.
 
     Args:
         cfg: Config to change.
-        show_dir: Folder, from the current directory; made if need be.
+        show_dir: Folder, relative to the current directory; created if
+            needed.
 
     Raises:
         UsageError: The config has no visualisation hook.
@@ -63,7 +64,7 @@ def set_tta(cfg: Config) -> None:
                 'or set a tta_model of your own'
             )
         cfg.tta_model = _TTA_MODELS[cfg.default_scope]
-    dataset = cfg.test_dataloader.dataset
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     while 'dataset' in dataset:
         dataset = dataset.dataset
     if 'tta_pipeline' not in cfg:
@@ -73,11 +74,11 @@ def set_tta(cfg: Config) -> None:
 
 
 def _finds_masks(model: Any) -> bool:
-    """Whether a detector of mmdet, given by its config, finds masks."""
+    """Return whether a detector of mmdet, given by its config, finds masks."""
     if isinstance(model, dict):
         if model.get('mask_head') or model.get('panoptic_head'):
             return True
-        # RTMDet's heads for instances are in the place of its box head.
+        # RTMDet has its instance heads in place of the box head.
         name = type_name(model)
         if 'Ins' in name and 'Head' in name:
             return True
@@ -95,7 +96,7 @@ def _flip_pipeline(pipeline: list) -> list:
 
 
 def dump_predictions(runner: Runner, path: str) -> None:
-    """Have the runner's test also pickle the predictions to ``path``.
+    """Let the runner's test also pickle the predictions to ``path``.
 
     Raises:
         UsageError: The test cannot be set up.

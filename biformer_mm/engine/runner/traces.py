@@ -1,8 +1,9 @@
-"""What a run that cannot be set up leaves on disk, and how to remove it."""
+"""Remove what a run that cannot be set up leaves on disk."""
 
 import os
 import os.path as osp
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Set
 
@@ -13,10 +14,10 @@ _LOGS = '[0-9]*_[0-9]*'  # folders named by a time
 
 
 class Traces:
-    """The log folder and the config's copy that a runner writes at its start.
+    """Remember the state of a work directory before the runner writes to it.
 
     Args:
-        cfg: Config of the run, which has written nothing yet.
+        cfg: Config of the run, which has not started.
     """
 
     def __init__(self, cfg: Config) -> None:
@@ -28,7 +29,7 @@ class Traces:
         self.old_copy = self.copy.read_bytes() if self.copy.is_file() else None
 
     def remove(self) -> None:
-        """Remove them. What was there before the run stays."""
+        """Remove the new log folder and config copy; older files stay."""
         log = getattr(MMLogger.get_current_instance(), '_log_file', None)
         if log and Path(log).absolute().parent in self._new_logs():
             shutil.rmtree(osp.dirname(log), ignore_errors=True)
@@ -37,10 +38,8 @@ class Traces:
         elif self.copy.read_bytes() != self.old_copy:
             self.copy.write_bytes(self.old_copy)
         for path in (*self._new_logs(), *self.missing):
-            try:
+            with suppress(OSError):  # others have put something there
                 os.rmdir(path)
-            except OSError:  # others have put something there
-                pass
 
     def _new_logs(self) -> Set[Path]:
         return set(self.folder.glob(_LOGS)) - self.logs

@@ -1,1 +1,1 @@
-"""BiFormer, the backbone."""
+"""The backbone BiFormer, and its architectures."""

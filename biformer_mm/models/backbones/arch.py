@@ -1,17 +1,23 @@
-"""BiFormer's architectures as data (paper table 2), and the rules for others.
+"""The architectures of BiFormer (paper table 2) as data, and the validation of others.
 
-A stage has 'embed_dims' channels and 'depths' blocks, and routes to 'topks'
-regions, or attends fully where that is None.
+A stage has ``embed_dims`` channels and ``depths`` blocks. It routes to ``topks`` regions, or uses
+full attention if that is None.
 """
 
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
-from biformer_mm.ops.validation import flag, number, whole
+from biformer_mm.ops.validation import (
+    check_bool,
+    check_choice,
+    check_int,
+    check_multiple,
+    check_number,
+)
 
 from ..layers.basic import conv_downsample, conv_stem, patch_downsample, patch_stem
 
 STEMS = {'conv': (conv_stem, conv_downsample), 'patch': (patch_stem, patch_downsample)}
-# What the paper's own architectures share; Swin-T's layout departs from it.
+# Shared by the paper's own architectures. 'stl' is the layout of Swin-T.
 _CONV = dict(topks=(1, 4, 16, None), mlp_ratio=3, head_dim=32, stem='conv', pos_conv=True)
 ARCHS = {
     'tiny': dict(_CONV, embed_dims=(64, 128, 256, 512), depths=(2, 2, 8, 2)),
@@ -29,19 +35,19 @@ ARCHS = {
 
 
 def parse_arch(arch: Union[str, Dict], topks: Optional[Sequence[Optional[int]]] = None) -> Dict:
-    """Return the architecture of a name in :data:`ARCHS`, or of a dict.
+    """Look up or complete an architecture, and validate it.
 
     Args:
-        arch: The name; a dict with the same keys; or one with the key 'base',
-            a name, and the keys in which it differs.
-        topks: Replaces the architecture's.
+        arch: A name in :data:`ARCHS`; a dict with the keys of its entries; or a dict with the key
+            'base', such a name, and the keys to change.
+        topks: Replaces the ``topks`` of the architecture.
 
     Returns:
-        A dict with the same keys, numbers of stages as tuples of integers.
+        A dict with the keys of :data:`ARCHS`'s entries. The values per stage are tuples of
+        integers.
 
     Raises:
-        ValueError: A name, a key or a value breaks a rule; the message says
-            which.
+        ValueError: A name, key or value is wrong; the message says which.
     """
     if isinstance(arch, str) and arch in ARCHS:
         arch = ARCHS[arch]
@@ -62,24 +68,24 @@ def parse_arch(arch: Union[str, Dict], topks: Optional[Sequence[Optional[int]]] 
             f'an arch dict must have exactly the keys {sorted(keys)}; '
             f'missing: {sorted(missing)}, unknown: {sorted(unknown)}'
         )
-    if arch['stem'] not in tuple(STEMS):
-        raise ValueError(f"arch['stem'] must be one of {tuple(STEMS)}; got {arch['stem']!r}")
-    flag("arch['pos_conv']", arch['pos_conv'])
-    if number("arch['mlp_ratio']", arch['mlp_ratio']) <= 0:
+    check_choice("arch['stem']", arch['stem'], STEMS)
+    check_bool("arch['pos_conv']", arch['pos_conv'])
+    if check_number("arch['mlp_ratio']", arch['mlp_ratio']) <= 0:
         raise ValueError(f"arch['mlp_ratio'] must be above 0; got {arch['mlp_ratio']}")
-    num_stages = len(sequence('depths', arch['depths']))
-    least = 2 if arch['stem'] == 'conv' else 1  # its first layer has half
+    num_stages = len(check_sequence('depths', arch['depths']))
+    # The first layer of the 'conv' stem has half of the channels.
+    min_channels = 2 if arch['stem'] == 'conv' else 1
     arch = dict(
         arch,
-        head_dim=whole("arch['head_dim']", arch['head_dim'], 1),
-        depths=tuple(whole('depths', x, 1) for x in arch['depths']),
+        head_dim=check_int("arch['head_dim']", arch['head_dim'], 1),
+        depths=tuple(check_int('depths', x, 1) for x in arch['depths']),
         embed_dims=tuple(
-            whole('embed_dims', x, least)
-            for x in per_stage('embed_dims', arch['embed_dims'], num_stages)
+            check_int('embed_dims', x, min_channels)
+            for x in check_per_stage('embed_dims', arch['embed_dims'], num_stages)
         ),
         topks=tuple(
-            x if x is None else whole('topks', x)
-            for x in per_stage('topks', arch['topks'] if topks is None else topks, num_stages)
+            x if x is None else check_int('topks', x)
+            for x in check_per_stage('topks', arch['topks'] if topks is None else topks, num_stages)
         ),
     )
     _check_widths(arch)
@@ -88,11 +94,8 @@ def parse_arch(arch: Union[str, Dict], topks: Optional[Sequence[Optional[int]]] 
 
 def _check_widths(arch: Dict) -> None:
     for channels, topk in zip(arch['embed_dims'], arch['topks']):
-        if topk is not None and channels % arch['head_dim']:
-            raise ValueError(
-                'embed_dims must be multiples of head_dim; got '
-                f'{channels} with head_dim={arch["head_dim"]}'
-            )
+        if topk is not None:
+            check_multiple('embed_dims', channels, 'head_dim', arch['head_dim'])
         if int(channels * arch['mlp_ratio']) < 1:
             raise ValueError(
                 "arch['mlp_ratio'] must leave the MLP a channel; got "
@@ -101,16 +104,20 @@ def _check_widths(arch: Dict) -> None:
 
 
 def parse_num_regions(num_regions: Any, num_stages: int) -> Tuple[Union[int, str], ...]:
-    """S of each stage, an integer or 'auto', from one for all or a sequence.
+    """Validate the regions per side, S, and return them per stage.
+
+    Args:
+        num_regions: An integer or 'auto' for all stages, or a sequence of these, one per stage.
+        num_stages: Number of stages.
 
     Raises:
-        ValueError: It is something else, or of another number of stages.
+        ValueError: A value is wrong, or the sequence has another length.
     """
     if not isinstance(num_regions, (list, tuple, range)):
         num_regions = (num_regions,) * num_stages
     found = tuple(
-        s if isinstance(s, str) else whole('num_regions', s)
-        for s in per_stage('num_regions', num_regions, num_stages)
+        s if isinstance(s, str) else check_int('num_regions', s)
+        for s in check_per_stage('num_regions', num_regions, num_stages)
     )
     if any(s != 'auto' if isinstance(s, str) else s < 1 for s in found):
         raise ValueError(f"num_regions must be integers of at least 1, or 'auto'; got {found}")
@@ -120,13 +127,13 @@ def parse_num_regions(num_regions: Any, num_stages: int) -> Tuple[Union[int, str
 def parse_outputs(
     out_indices: Sequence[int], out_norm: Optional[str], num_stages: int
 ) -> Tuple[int, ...]:
-    """The stages whose maps are returned.
+    """Validate the stages whose maps are returned, and return them.
 
     Raises:
-        ValueError: They are not ascending stages, or ``out_norm`` is unknown
-            or does not belong to them.
+        ValueError: The stages do not ascend or do not exist, or ``out_norm`` is unknown or does
+            not fit them.
     """
-    found = tuple(whole('out_indices', i) for i in sequence('out_indices', out_indices))
+    found = tuple(check_int('out_indices', i) for i in check_sequence('out_indices', out_indices))
     if (
         not found
         or list(found) != sorted(set(found))
@@ -146,22 +153,22 @@ def parse_outputs(
     return found
 
 
-def per_stage(name: str, values: Any, num_stages: int) -> Sequence:
-    """An argument that must be a list or tuple with an entry per stage.
+def check_per_stage(name: str, values: Any, num_stages: int) -> Sequence:
+    """Validate a list or tuple with one entry per stage.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The argument is something else.
     """
-    if len(sequence(name, values)) != num_stages:
+    if len(check_sequence(name, values)) != num_stages:
         raise ValueError(f'{name} must have one entry per stage, {num_stages}; got {tuple(values)}')
     return values
 
 
-def sequence(name: str, values: Any) -> Sequence:
-    """An argument that must be a list or tuple.
+def check_sequence(name: str, values: Any) -> Sequence:
+    """Validate a list or tuple.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The argument is something else.
     """
     if not isinstance(values, (list, tuple, range)):
         raise ValueError(f'{name} must be a list or tuple; got {values!r}')

@@ -3,13 +3,13 @@
 Shapes: N batch, H x W map, C channels, S regions per side, k routed regions.
 """
 
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from biformer_mm.ops.validation import flag, number, whole
+from biformer_mm.ops.validation import check_bool, check_choice, check_int, check_number
 from biformer_mm.utils.config_types import is_pretrained
 
 from ..compiling import compile_each
@@ -23,13 +23,13 @@ MIN_SIDE = 32  # of images, in pixels: the stride of the last stage
 
 
 class BiFormerBlock(nn.Module):
-    """Position convolution, attention and MLP, each with a residual.
+    """Position convolution, attention and MLP, each with a residual connection.
 
     Args:
         channels: Channels, C.
         attn: Attention, NHWC in and out.
-        mlp_ratio: Hidden over outer channels of the MLP.
-        pos_conv: Whether the 3x3 depth-wise position convolution is there.
+        mlp_ratio: Hidden channels of the MLP, as a multiple of C.
+        pos_conv: Whether to use the 3x3 depth-wise position convolution.
         drop_path_rate: Stochastic-depth rate of attention and MLP.
     """
 
@@ -50,7 +50,7 @@ class BiFormerBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> (N, H, W, C)."""
+        """Apply the block: (N, H, W, C) -> (N, H, W, C)."""
         if self.pos_conv is not None:
             x = add_conv(self.pos_conv, x, added=x)
         attended = self.drop_path(self.attn(self.norm1(x)))
@@ -63,38 +63,33 @@ class BiFormer(BaseModule):
     """BiFormer for classification, detection and segmentation.
 
     Args:
-        arch: 'tiny', 'small', 'base' or 'stl' (the Swin-T layout), or a dict
-            with exactly the keys of :attr:`arch_zoo`'s entries, or with one
-            of its names as 'base' and the keys in which it differs:
-            ``embed_dims``, ``depths`` and ``topks`` (one per stage; a
-            ``topks`` entry None is full attention), ``mlp_ratio``,
-            ``head_dim``, ``stem`` ('conv' or 'patch', which also names the
-            downsampling) and ``pos_conv``.
-        num_regions: Regions per side S, one for all stages or one per stage.
-            The paper uses 7 for classification, 8 for segmentation and 16 for
-            detection. 'auto' chooses S for each map, near equation 9's
-            optimum, so that the cost grows as (H*W)**(4/3). Weights do not
+        arch: 'tiny', 'small', 'base' or 'stl' (the layout of Swin-T); a dict with the keys of
+            :attr:`arch_zoo`'s entries; or a dict with the key 'base', one of these names, and the
+            keys to change. The keys are ``embed_dims``, ``depths`` and ``topks`` (one entry per
+            stage; None in ``topks`` is full attention), ``mlp_ratio``, ``head_dim``, ``stem``
+            ('conv' or 'patch', for stem and downsampling) and ``pos_conv``.
+        num_regions: Regions per side, S, for all stages or one per stage. The paper uses 7 for
+            classification, 8 for segmentation and 16 for detection. 'auto' chooses S for each map,
+            near the optimum of equation 9, so the cost grows as (H*W)**(4/3). Weights do not
             depend on it.
         topks: Replaces the ``topks`` of ``arch``.
-        padding: 'legacy' or 'masked', see :class:`BiLevelRoutingAttention`.
+        padding: 'legacy' or 'masked'; see :class:`BiLevelRoutingAttention`.
         in_channels: Channels of the image.
-        out_indices: Stages, 0 to 3, whose maps are returned.
-        out_norm: 'LN', a LayerNorm on each returned map (dense prediction);
-            'BN', a batch norm on the last one (classifier); or None.
-        drop_path_rate: Stochastic-depth rate of the last block; it rises
-            linearly from 0 over all blocks.
-        norm_cfg: Norm layers of stem and downsampling, and of ``out_norm``
-            'BN'; type 'BN' or 'SyncBN'.
-        norm_eval: Keep batch norms on their running statistics in training.
-        frozen_stages: Freeze the stem (0), or the stem and the first n stages
-            with their downsampling (n). -1 freezes nothing. The output norms
-            are never frozen, as ImageNet weights do not have them.
-        with_cp: Recompute the blocks' activations in the backward pass to save
-            memory.
+        out_indices: Stages whose maps are returned, 0 to 3.
+        out_norm: 'LN' for a LayerNorm on each returned map (dense prediction), 'BN' for a batch
+            norm on the last map (classification), or None.
+        drop_path_rate: Stochastic-depth rate of the last block. It rises linearly from 0 over all
+            blocks.
+        norm_cfg: Norm layers of stem and downsampling, and of ``out_norm`` 'BN'. The type is 'BN'
+            or 'SyncBN'.
+        norm_eval: Use the running statistics of batch norms in training, too.
+        frozen_stages: 0 freezes the stem; n freezes the stem and the first n stages with their
+            downsampling; -1 freezes nothing. Output norms are never frozen, because ImageNet
+            weights do not include them.
+        with_cp: Recompute the activations of blocks in the backward pass to save memory.
         attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.
-        init_cfg: MMEngine's initialisation config. Type 'Pretrained' takes
-            released and own checkpoints, see
-            :func:`biformer_mm.checkpoint.load_pretrained`.
+        init_cfg: MMEngine's initialisation config. Type 'Pretrained' reads the authors' released
+            checkpoints and ours; see :func:`biformer_mm.checkpoint.load_pretrained`.
 
     Raises:
         ValueError: An argument breaks a rule above; the message names it.
@@ -113,7 +108,7 @@ class BiFormer(BaseModule):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         out_norm: Optional[str] = 'LN',
         drop_path_rate: float = 0.0,
-        norm_cfg: Dict = dict(type='BN'),
+        norm_cfg: Dict = dict(type='BN'),  # noqa: B006 - never changed
         norm_eval: bool = False,
         frozen_stages: int = -1,
         with_cp: bool = False,
@@ -128,18 +123,17 @@ class BiFormer(BaseModule):
         num_stages = len(depths)
         num_regions = parse_num_regions(num_regions, num_stages)
         out_indices = parse_outputs(out_indices, out_norm, num_stages)
-        in_channels = whole('in_channels', in_channels, 1)
-        frozen_stages = whole('frozen_stages', frozen_stages)
+        in_channels = check_int('in_channels', in_channels, 1)
+        frozen_stages = check_int('frozen_stages', frozen_stages)
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError(
                 f'frozen_stages must be between -1 (none) and {num_stages}; got {frozen_stages}'
             )
-        if not 0 <= number('drop_path_rate', drop_path_rate) < 1:
+        if not 0 <= check_number('drop_path_rate', drop_path_rate) < 1:
             raise ValueError(f'drop_path_rate must be in [0, 1); got {drop_path_rate}')
-        if padding not in PADDINGS:
-            raise ValueError(f'padding must be one of {PADDINGS}; got {padding!r}')
-        flag('norm_eval', norm_eval)
-        flag('with_cp', with_cp)
+        check_choice('padding', padding, PADDINGS)
+        check_bool('norm_eval', norm_eval)
+        check_bool('with_cp', with_cp)
 
         self.in_channels = in_channels
         self.out_indices = out_indices
@@ -153,11 +147,12 @@ class BiFormer(BaseModule):
             make_downsample(before, after, norm_cfg) for before, after in zip(dims[:-1], dims[1:])
         )
 
-        # On the CPU: their values are needed even where weights have none.
+        # On the CPU, because the values are needed even if the default device is 'meta'.
         drop_rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
 
         def make_block(stage: int) -> BiFormerBlock:
             channels, topk = dims[stage], arch['topks'][stage]
+            attn: nn.Module
             if topk is None:
                 attn = FullAttention(channels, attn_backend=attn_backend)
             else:
@@ -189,7 +184,7 @@ class BiFormer(BaseModule):
         self._freeze()
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; see MMEngine's ``BaseModule``.
+        """Initialise as given by ``init_cfg``; see MMEngine's ``BaseModule``.
 
         Raises:
             ValueError: A pretrained checkpoint does not fit; see
@@ -208,20 +203,19 @@ class BiFormer(BaseModule):
         """Compute the maps of the stages in ``out_indices``.
 
         Args:
-            x: Images, (N, ``in_channels``, H, W), at least 32 x 32.
+            x: Images, (N, ``in_channels``, H, W), at least 32 x 32 pixels.
 
         Returns:
-            One (N, C_i, H_i, W_i) map per output, in the memory format of
-            ``x``. H_i is H over the stage's stride 4, 8, 16 or 32, rounded up
-            ('conv' stem) or down ('patch' stem).
+            One map (N, C_i, H_i, W_i) per stage in ``out_indices``, in the memory format of
+            ``x``. H_i is H divided by the stride of the stage, 4, 8, 16 or 32, rounded up ('conv'
+            stem) or down ('patch' stem).
 
         Raises:
-            ValueError: ``x`` is no floating-point tensor, has another rank or
-                channel count, or is smaller. PyTorch's, where a batch norm
-                that takes its statistics from the batch sees one pixel (one
-                image, a last map of 1 x 1), or 'SyncBN' trains on a CPU.
-            RuntimeError: PyTorch's, where dtype or device of ``x`` are not
-                the weights'.
+            ValueError: ``x`` is not a floating-point tensor, has another number of dimensions or
+                channels, or is too small. PyTorch raises it if a batch norm in training has only
+                one value per channel (one image and a last map of 1 x 1), or if 'SyncBN' trains
+                on a CPU.
+            RuntimeError: PyTorch raises it if ``x`` has another dtype or device than the weights.
         """
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise ValueError(
@@ -243,19 +237,18 @@ class BiFormer(BaseModule):
         return tuple(outs)
 
     def compile_blocks(self, **options: Any) -> None:
-        """Compile each block by itself, in place; equal ones share a graph.
+        """Compile each block separately, in place; equal blocks share a graph.
 
-        Blocks are equal if they differ in weights and stochastic-depth rate
-        only. Names in the state dict stay the same. See
-        :func:`biformer_mm.models.compiling.compile_each`.
+        Blocks are equal if they differ only in weights and stochastic-depth rate. Names in the
+        state dict stay the same. See :func:`biformer_mm.models.compiling.compile_each`.
 
         Args:
-            options: Of :func:`torch.compile`.
+            options: Options of :func:`torch.compile`.
 
         Raises:
             RuntimeError: PyTorch is older than 2.6.
         """
-        blocks = [block for stage in self.stages for block in stage]
+        blocks: List[Any] = [block for stage in self.stages for block in stage.children()]
         compile_each(blocks, **options)
         self._blocks_compiled = True
         if any(block.drop_path.rate for block in blocks):
@@ -263,7 +256,7 @@ class BiFormer(BaseModule):
                 block.drop_path.share_graph(block.norm1.weight.device)
 
     def train(self, mode: bool = True) -> 'BiFormer':
-        """Switch modes; frozen stages and, on request, batch norms stay."""
+        """Set the mode, except for frozen stages and, with ``norm_eval``, batch norms."""
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -284,12 +277,13 @@ class BiFormer(BaseModule):
             module.eval().requires_grad_(False)
 
     def _run_stage(self, stage: int, x: Tensor) -> Tensor:
-        """The stage before's map, or images, (N, C, H, W) -> this stage's."""
+        """Run a stage on the previous stage's map, or on images; NCHW in and out."""
         x = self.downsamples[stage - 1](x) if stage > 0 else self.stem(x)
         x = x.permute(0, 2, 3, 1).contiguous()
-        if self._blocks_compiled:  # a view would need a graph of its own
+        if self._blocks_compiled:  # a view as input would need another graph
             x = torch.ops.aten._unsafe_view(x, x.shape)
-        for block in self.stages[stage]:
+        blocks: Any = self.stages[stage]
+        for block in blocks:
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
             else:
@@ -297,7 +291,7 @@ class BiFormer(BaseModule):
         return x.permute(0, 3, 1, 2)
 
     def _normalize(self, stage: int, x: Tensor) -> Tensor:
-        """Apply a stage's output norm, if it has one, to its NCHW map."""
+        """Apply the output norm of a stage, if there is one, to its NCHW map."""
         if str(stage) not in self.out_norms:
             return x
         norm = self.out_norms[str(stage)]
@@ -307,11 +301,11 @@ class BiFormer(BaseModule):
 
 
 def init_linear(module: nn.Module) -> None:
-    """Initialise a linear layer as BiFormer's are.
+    """Initialise a linear layer as in BiFormer; leave other modules unchanged.
 
-    The authors truncate the normal at 100 deviations, where it has nothing
-    left. PyTorch's trunc_normal_ would put single weights of 2.0 there: in
-    float32 its inverse error function becomes infinite (pytorch #155588).
+    The authors truncate the normal distribution at 100 standard deviations, which has no effect.
+    PyTorch's trunc_normal_ would then set a few weights to 2.0, because its inverse error function
+    becomes infinite in float32 (pytorch #155588).
     """
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)

@@ -1,1 +1,1 @@
-"""Layers of the backbone."""
+"""Layers of the backbone, and attention as a plug-in for other networks."""

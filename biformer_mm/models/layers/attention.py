@@ -1,7 +1,6 @@
 """The two attentions of BiFormer, NHWC in and out.
 
-Shapes: N batch, H x W map, C channels, S regions per side, k routed regions,
-m heads.
+Shapes: N batch, H x W map, C channels, S regions per side, k routed regions, m heads.
 """
 
 from typing import Any, Dict, Tuple, Union
@@ -20,44 +19,42 @@ from biformer_mm.ops import (
 )
 from biformer_mm.ops.backends.block_reference import lce_values
 from biformer_mm.ops.dispatch import check_backend_name, resolve_backend
-from biformer_mm.ops.validation import whole
+from biformer_mm.ops.validation import check_choice, check_int, check_multiple
 
 from ..mmengine_compat import register
 from .basic import DepthwiseConv, add_conv, is_plain
 
 PADDINGS = ('legacy', 'masked')
-LCE_SIZE = 5  # of local context enhancement, in tokens
+LCE_SIZE = 5  # kernel size of local context enhancement, in tokens
 
 
 @register
 class BiLevelRoutingAttention(nn.Module):
     """Bi-level routing attention, BRA (paper section 3.2).
 
-    Each query attends to all tokens of the k regions whose descriptors match
-    its own region's best; a depth-wise convolution of the values (LCE, local
-    context enhancement) is added before the output projection.
+    Each query attends to all tokens of the k regions whose descriptors best match that of its own
+    region. A depth-wise convolution of the values (local context enhancement, LCE) is added before
+    the output projection.
 
     Args:
         embed_dims: Channels, C.
-        num_heads: Heads, m.
-        num_regions: Regions per side, S. 'auto' chooses it for each size of
-            map, near equation 9; see
+        num_heads: Number of heads, m.
+        num_regions: Regions per side, S. 'auto' chooses S for each map size, near equation 9; see
             :func:`biformer_mm.ops.auto_num_regions`.
         topk: Routed regions per region, k.
-        padding: What completes a map whose size S does not divide. 'legacy',
-            as in the released weights: zeros are appended to the layer's input
-            and from there on count as tokens. 'masked': no token outside the
-            map exists, be it for routing, attention or LCE.
+        padding: How to handle maps whose size is not a multiple of S. 'legacy', for the released
+            weights, appends zeros to the layer's input and treats them as tokens. 'masked' leaves
+            the padding out of routing, attention and LCE.
         attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.
 
     Raises:
-        ValueError: A number is no integer or less than 1, ``num_heads`` does
-            not divide ``embed_dims``, ``topk`` is more than S*S, or
-            ``padding`` or ``attn_backend`` is unknown.
+        ValueError: A number is not an integer of at least 1, ``num_heads`` does not divide
+            ``embed_dims``, ``topk`` is more than S*S, or ``padding`` or ``attn_backend`` is
+            unknown.
 
     Note:
-        The softmax scale is C**-0.5, not (C/m)**-0.5 as usual: the released
-        weights were trained so.
+        The softmax scale is C**-0.5, not the usual (C/m)**-0.5, because the released weights were
+        trained with it.
     """
 
     def __init__(
@@ -70,20 +67,19 @@ class BiLevelRoutingAttention(nn.Module):
         attn_backend: str = 'auto',
     ) -> None:
         super().__init__()
-        embed_dims, num_heads = _check_heads(embed_dims, num_heads)
+        embed_dims, num_heads = check_multiple('embed_dims', embed_dims, 'num_heads', num_heads)
         if not isinstance(num_regions, str):
-            num_regions = whole('num_regions', num_regions, 1)
+            num_regions = check_int('num_regions', num_regions, 1)
         elif num_regions != 'auto':
             raise ValueError(f"num_regions must be an integer or 'auto'; got {num_regions!r}")
-        topk = whole('topk', topk)
-        if topk < 1 or num_regions != 'auto' and topk > num_regions**2:
+        topk = check_int('topk', topk)
+        if topk < 1 or isinstance(num_regions, int) and topk > num_regions**2:
             raise ValueError(
                 'topk must be between 1 and the number of regions, '
                 f'num_regions**2; got {topk=} with {num_regions=} (None '
                 'stands for full attention)'
             )
-        if padding not in PADDINGS:
-            raise ValueError(f'padding must be one of {PADDINGS}; got {padding!r}')
+        check_choice('padding', padding, PADDINGS)
         check_backend_name(attn_backend)
         self.num_heads = num_heads
         self.num_regions = num_regions
@@ -98,13 +94,15 @@ class BiLevelRoutingAttention(nn.Module):
 
     @property
     def scale(self) -> float:
-        """Of the softmax; no attribute, as torch.compile would take floats
-        that differ between layers for inputs.
+        """Factor on the dot products before the softmax.
+
+        A property, because torch.compile makes a float attribute that differs between layers an
+        input of the graph.
         """
         return self.embed_dims**-0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend.
+        """Apply routed attention.
 
         Args:
             x: (N, H, W, C), any H and W.
@@ -112,10 +110,10 @@ class BiLevelRoutingAttention(nn.Module):
         Returns:
             (N, H, W, C).
         """
-        height, width = size = tuple(x.shape[1:3])
+        height, width = x.shape[1:3]
         masked = self.padding == 'masked'
         qkv = self.project(x)
-        inputs = self.attention_inputs(qkv, size)
+        inputs = self.attention_inputs(qkv, (height, width))
         backend = resolve_backend(self.attn_backend, inputs['query'], self.num_heads)
         if backend == 'triton' and x.shape[0] and is_plain(self.lce, DepthwiseConv):
             out = fused.attention_with_lce(
@@ -136,10 +134,10 @@ class BiLevelRoutingAttention(nn.Module):
         return self.proj(add_conv(self.lce, value, out[:, :height, :width]))
 
     def project(self, x: Tensor) -> Tensor:
-        """Queries, keys and values of a map, padded to whole regions.
+        """Pad a map to whole regions, and project it to queries, keys and values.
 
         Args:
-            x: As :meth:`forward` takes it.
+            x: (N, H, W, C).
 
         Returns:
             (N, S*ceil(H/S), S*ceil(W/S), 3*C).
@@ -147,17 +145,17 @@ class BiLevelRoutingAttention(nn.Module):
         return self.qkv(pad_to_regions(x, self._regions_of(*x.shape[1:3])))
 
     def attention_inputs(self, qkv: Tensor, size: Tuple[int, int]) -> Dict[str, Any]:
-        """Cut into regions, and route.
+        """Cut queries, keys and values into regions, and route.
 
         Args:
-            qkv: Of :meth:`project`.
-            size: H and W of the map without its padding.
+            qkv: The result of :meth:`project`.
+            size: (H, W) of the map without padding.
 
         Returns:
             The arguments of :func:`biformer_mm.ops.region_attention`, by name.
         """
         num_regions = self._regions_of(*size)
-        # One question to a compiler, not two.
+        # A sum, as one condition for torch.compile to guard, not two.
         padded = qkv.shape[1] + qkv.shape[2] != size[0] + size[1]
         masked = padded and self.padding == 'masked'
         query, key, value = (partition(x, num_regions) for x in qkv.chunk(3, dim=-1))
@@ -173,31 +171,31 @@ class BiLevelRoutingAttention(nn.Module):
         )
 
     def _regions_of(self, height: int, width: int) -> int:
-        if self.num_regions == 'auto':
+        if isinstance(self.num_regions, str):  # 'auto'
             return auto_num_regions(height, width, self.embed_dims, self.topk)
         return self.num_regions
 
 
 class FullAttention(nn.Module):
-    """Attention of all tokens to all, with LCE: BiFormer's last stage.
+    """Attention of all tokens to all tokens, with LCE: the last stage of BiFormer.
 
-    Unlike :class:`BiLevelRoutingAttention` it has no bias on queries, keys and
-    values, the usual softmax scale (C/m)**-0.5, and its LCE convolves the
-    layer's input. All of it is fixed by the released weights.
+    Unlike :class:`BiLevelRoutingAttention` it has no bias on queries, keys and values, it has the
+    usual softmax scale (C/m)**-0.5, and its LCE convolves the layer's input. The released weights
+    need all of this.
 
     Args:
         embed_dims: Channels, C.
-        num_heads: Heads, m.
+        num_heads: Number of heads, m.
         attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.
 
     Raises:
-        ValueError: A number is no integer or less than 1, ``num_heads`` does
-            not divide ``embed_dims``, or ``attn_backend`` is unknown.
+        ValueError: A number is not an integer of at least 1, ``num_heads`` does not divide
+            ``embed_dims``, or ``attn_backend`` is unknown.
     """
 
     def __init__(self, embed_dims: int, num_heads: int = 8, attn_backend: str = 'auto') -> None:
         super().__init__()
-        embed_dims, num_heads = _check_heads(embed_dims, num_heads)
+        embed_dims, num_heads = check_multiple('embed_dims', embed_dims, 'num_heads', num_heads)
         check_backend_name(attn_backend)
         self.num_heads = num_heads
         self.attn_backend = attn_backend
@@ -209,17 +207,18 @@ class FullAttention(nn.Module):
 
     @property
     def scale(self) -> float:
-        """Of the softmax; see :attr:`BiLevelRoutingAttention.scale`."""
+        """Factor on the dot products; see :attr:`BiLevelRoutingAttention.scale`."""
         return (self.embed_dims // self.num_heads) ** -0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend: (N, H, W, C) -> (N, H, W, C), any H and W."""
-        inputs = self.attention_inputs(self.project(x), tuple(x.shape[1:3]))
+        """Apply full attention: (N, H, W, C) -> (N, H, W, C), any H and W."""
+        height, width = x.shape[1:3]
+        inputs = self.attention_inputs(self.project(x), (height, width))
         out = region_attention(**inputs, backend=self.attn_backend)
         return self.proj(add_conv(self.lce, x, merge(out)))
 
     def project(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> queries, keys and values, (N, H, W, 3*C)."""
+        """Project to queries, keys and values: (N, H, W, C) -> (N, H, W, 3*C)."""
         return self.qkv(x)
 
     def attention_inputs(self, qkv: Tensor, size: Tuple[int, int]) -> Dict[str, Any]:
@@ -233,13 +232,3 @@ class FullAttention(nn.Module):
             num_heads=self.num_heads,
             scale=self.scale,
         )
-
-
-def _check_heads(embed_dims: int, num_heads: int) -> Tuple[int, int]:
-    embed_dims = whole('embed_dims', embed_dims)
-    num_heads = whole('num_heads', num_heads)
-    if min(embed_dims, num_heads) < 1 or embed_dims % num_heads:
-        raise ValueError(
-            f'embed_dims must be a multiple of num_heads; got {embed_dims=} and {num_heads=}'
-        )
-    return embed_dims, num_heads

@@ -1,6 +1,6 @@
-"""Stems, downsampling, convolutions, MLP and stochastic depth."""
+"""The basic layers of the backbone: norms, stems, convolutions, MLP, stochastic depth."""
 
-from typing import Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, Optional, Tuple, Type, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -8,19 +8,23 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from biformer_mm.ops import fused
-from biformer_mm.ops.validation import flag, number
+from biformer_mm.ops.validation import check_bool, check_choice, check_number
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeGuard
+
+Layer = TypeVar('Layer', bound=nn.Module)
 _NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
 _NORM_OPTIONS = ('eps', 'momentum', 'affine', 'track_running_stats')
 
 
 def build_norm(norm_cfg: Dict, channels: int) -> nn.Module:
-    """Build a normalisation of NCHW maps from an OpenMMLab ``norm_cfg``.
+    """Build a norm layer for NCHW maps from an OpenMMLab ``norm_cfg``.
 
     Args:
-        norm_cfg: ``type``, 'BN' or 'SyncBN'; ``requires_grad``, whether its
-            weights are trained (default True); ``eps``, ``momentum``,
-            ``affine`` and ``track_running_stats`` go to the layer.
+        norm_cfg: ``type``, 'BN' or 'SyncBN'; ``requires_grad``, whether to train the weights
+            (default True); and arguments of the layer: ``eps``, ``momentum``, ``affine`` and
+            ``track_running_stats``.
         channels: Channels, C.
 
     Raises:
@@ -30,26 +34,25 @@ def build_norm(norm_cfg: Dict, channels: int) -> nn.Module:
         raise ValueError(f'norm_cfg must be a dict; got {norm_cfg!r}')
     cfg = dict(norm_cfg)
     kind = cfg.pop('type', None)
-    if kind not in tuple(_NORMS):
-        raise ValueError(f'norm_cfg type must be one of {tuple(_NORMS)}; got {kind!r}')
+    check_choice('norm_cfg type', kind, _NORMS)
     requires_grad = cfg.pop('requires_grad', True)
-    flag('norm_cfg requires_grad', requires_grad)
+    check_bool('norm_cfg requires_grad', requires_grad)
     for key, value in cfg.items():
         if key not in _NORM_OPTIONS:
             raise ValueError(
                 f'norm_cfg may have {_NORM_OPTIONS} beside type and requires_grad; got {key!r}'
             )
         if key in ('affine', 'track_running_stats'):
-            flag(f'norm_cfg {key}', value)
-        elif key == 'eps' and number('norm_cfg eps', value) <= 0:
+            check_bool(f'norm_cfg {key}', value)
+        elif key == 'eps' and check_number('norm_cfg eps', value) <= 0:
             raise ValueError(f'norm_cfg eps must be above 0; got {value}')
-        elif value is not None:  # no momentum: an average of all batches
-            number(f'norm_cfg {key}', value)
+        elif value is not None:  # momentum=None averages all batches
+            check_number(f'norm_cfg {key}', value)
     return _NORMS[kind](channels, **cfg).requires_grad_(requires_grad)
 
 
 def conv_stem(in_channels: int, channels: int, norm_cfg: Dict) -> nn.Module:
-    """Overlapped patch embedding, stride 4."""
+    """Build an overlapped patch embedding, stride 4."""
     return nn.Sequential(
         nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
         build_norm(norm_cfg, channels // 2),
@@ -60,28 +63,28 @@ def conv_stem(in_channels: int, channels: int, norm_cfg: Dict) -> nn.Module:
 
 
 def conv_downsample(in_channels: int, channels: int, norm_cfg: Dict) -> nn.Module:
-    """Overlapped patch merging, stride 2."""
+    """Build an overlapped patch merging, stride 2."""
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, 3, stride=2, padding=1), build_norm(norm_cfg, channels)
     )
 
 
 def patch_stem(in_channels: int, channels: int, norm_cfg: Dict) -> nn.Module:
-    """Plain patch embedding, stride 4, as in Swin."""
+    """Build a plain patch embedding, stride 4, as in Swin."""
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, 4, stride=4), build_norm(norm_cfg, channels)
     )
 
 
 def patch_downsample(in_channels: int, channels: int, norm_cfg: Dict) -> nn.Module:
-    """Plain patch merging, stride 2."""
+    """Build a plain patch merging, stride 2."""
     return nn.Sequential(
         build_norm(norm_cfg, in_channels), nn.Conv2d(in_channels, channels, 2, stride=2)
     )
 
 
 def conv_nhwc(conv: nn.Module, x: Tensor) -> Tensor:
-    """Apply an NCHW layer to an NHWC map; free of copies where it is dense."""
+    """Apply an NCHW layer to an NHWC map, without a copy if the map is dense."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -89,9 +92,9 @@ def add_conv(conv: nn.Module, x: Tensor, added: Tensor) -> Tensor:
     """Add a :class:`DepthwiseConv` of a map to another map.
 
     Args:
-        conv: The layer.
+        conv: The layer, or one that replaced it.
         x: (N, H', W', C).
-        added: (N, H, W, C), no larger.
+        added: (N, H, W, C), not larger than ``x``.
 
     Returns:
         (N, H, W, C).
@@ -103,16 +106,17 @@ def add_conv(conv: nn.Module, x: Tensor, added: Tensor) -> Tensor:
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm over the last axis; on GPUs, in the dtype of its input."""
+    """LayerNorm over the last axis; on GPUs in the dtype of its input, also under autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise: (..., C) -> (..., C)."""
         if fused.norm_reason(x) is None:
             return fused.layer_norm(x, self.weight, self.bias, self.eps)
         return super().forward(x)
 
 
 def add_norm(norm: nn.Module, x: Tensor, added: Tensor) -> Tuple[Tensor, Tensor]:
-    """The sum of two maps, and a :class:`LayerNorm` of it: (..., C) each."""
+    """Return the sum of two maps, and a :class:`LayerNorm` of it, (..., C) each."""
     if is_plain(norm, LayerNorm) and fused.norm_reason(x, added) is None:
         return fused.add_layer_norm(x, added, norm.weight, norm.bias, norm.eps)
     x = x + added
@@ -120,26 +124,30 @@ def add_norm(norm: nn.Module, x: Tensor, added: Tensor) -> Tuple[Tensor, Tensor]
 
 
 class DepthwiseConv(nn.Conv2d):
-    """Depth-wise convolution that keeps the map's size and trains on CPUs.
+    """Depth-wise convolution that keeps the map's size and trains fast on CPUs.
 
     Args:
         channels: Channels, C.
-        kernel_size: Odd.
+        kernel_size: Height and width of the kernel, K, odd.
     """
+
+    bias: Tensor  # never None, unlike nn.Conv2d's
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A trace would hold a function that its readers do not know.
+        """Convolve: (N, C, H, W) -> (N, C, H, W)."""
+        # Other software could not read a trace with our autograd function.
         if x.device.type == 'cpu' and torch.is_grad_enabled() and not torch.jit.is_tracing():
             return _DepthwiseConv.apply(x, self.weight, self.bias)
         return super().forward(x)
 
 
 class _DepthwiseConv(torch.autograd.Function):
-    """oneDNN's weight gradient takes ten times as long for kernels of more
-    than three columns: it is computed three columns at a time.
+    """Depth-wise convolution whose weight gradient is computed three columns at a time.
+
+    oneDNN's weight gradient takes ten times as long for kernels of more than three columns.
     """
 
     @staticmethod
@@ -152,7 +160,7 @@ class _DepthwiseConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         channels, _, size, _ = weight.shape
         same = size // 2
-        # Under autocast the gradient is in half precision, x need not be.
+        # Under autocast the gradient is in half precision, but x may not be.
         need = ctx.needs_input_grad
         dx = dweight = dbias = None
         if need[0]:
@@ -163,7 +171,7 @@ class _DepthwiseConv(torch.autograd.Function):
             parts = []
             for first in range(0, size, 3):
                 columns = min(3, size - first)
-                # What these columns see of x, for all of dout's columns.
+                # The part of x that these columns of the kernel meet.
                 seen = F.pad(x.to(dout.dtype), (same - first, first + columns - 1 - same))
                 parts.append(
                     conv2d_weight(
@@ -177,11 +185,11 @@ class _DepthwiseConv(torch.autograd.Function):
 
 
 class MLP(nn.Module):
-    """Linear, GELU, linear over the last axis.
+    """Linear layer, GELU, linear layer over the last axis.
 
     Args:
-        channels: Channels in and out.
-        hidden_channels: Channels between.
+        channels: Channels in and out, C.
+        hidden_channels: Channels between the layers.
     """
 
     def __init__(self, channels: int, hidden_channels: int) -> None:
@@ -191,6 +199,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the MLP: (..., C) -> (..., C)."""
         hidden = self.fc1(x)
         if (
             torch.is_grad_enabled()
@@ -204,8 +213,10 @@ class MLP(nn.Module):
 
 
 class _GELULinear(torch.autograd.Function):
-    """A linear layer of GELU that keeps GELU's input alone and computes its
-    output again in the backward pass: of a block's activations, a fifth.
+    """GELU and a linear layer that keep only the input of GELU.
+
+    The backward pass computes the output of GELU again. This saves a fifth of the memory of a
+    block's activations.
     """
 
     @staticmethod
@@ -229,10 +240,8 @@ class _GELULinear(torch.autograd.Function):
         return dx, dweight, dbias
 
 
-def is_plain(layer: nn.Module, kind: type) -> bool:
-    """Whether a layer is what it was made as: neither replaced, wrapped nor
-    hooked.
-    """
+def is_plain(layer: nn.Module, kind: Type[Layer]) -> 'TypeGuard[Layer]':
+    """Return whether a layer is of the given class, not replaced or wrapped, and has no hooks."""
     return type(layer) is kind and not (
         layer._forward_hooks
         or layer._forward_pre_hooks
@@ -242,11 +251,13 @@ def is_plain(layer: nn.Module, kind: type) -> bool:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drop a residual branch per sample while training.
+    """Stochastic depth: drop a residual branch per sample in training.
 
     Args:
         rate: Probability to drop, in [0, 1).
     """
+
+    keep: Optional[Tensor]
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -254,14 +265,15 @@ class DropPath(nn.Module):
         self.register_buffer('keep', None, persistent=False)
 
     def share_graph(self, device: torch.device) -> None:
-        """Let layers of all rates, 0 included, share a compiled graph.
+        """Make layers of all rates, also 0, share a compiled graph.
 
-        A float would be a constant of the graph; a tensor is an input. The
-        layer then draws other random numbers.
+        A float would be a constant of the graph, while a tensor is an input. After this the layer
+        draws other random numbers.
         """
         self.keep = torch.tensor(1 - self.rate, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Drop samples in training: (N, ...) -> (N, ...)."""
         if not self.training:
             return x
         shape = (len(x),) + (1,) * (x.dim() - 1)
@@ -275,4 +287,5 @@ class DropPath(nn.Module):
         return x * kept.bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
+        """Return the rate, for ``print``."""
         return f'rate={self.rate:.3f}'

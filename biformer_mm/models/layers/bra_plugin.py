@@ -1,10 +1,10 @@
-"""Bi-level routing attention as a layer of other people's networks."""
+"""Bi-level routing attention as a plug-in layer for other networks."""
 
 from typing import Union
 
 from torch import Tensor, nn
 
-from biformer_mm.ops.validation import whole
+from biformer_mm.ops.validation import check_multiple
 
 from ..mmengine_compat import register
 from .attention import BiLevelRoutingAttention
@@ -14,20 +14,18 @@ from .attention import BiLevelRoutingAttention
 class BRAPlugin(nn.Module):
     """Pre-norm residual attention, NCHW in and out: x + BRA(LN(x)).
 
-    The attention's output projection starts at zero, so that the layer
-    changes nothing at first: a pretrained network that it is put into goes on
-    from where it was.
+    The output projection starts at zero, so the layer changes nothing at first. A pretrained
+    network with the layer added starts from its pretrained outputs.
 
-    It follows the protocol of mmcv's plug-in layers (``plugins=`` of mmdet's
-    and mmseg's ResNets, which give ``in_channels``), and works without
-    OpenMMLab.
+    It follows the protocol of mmcv's plug-in layers (``plugins=`` of the ResNets in mmdet and
+    mmseg, which pass ``in_channels``), and works without OpenMMLab.
 
     Args:
-        in_channels: Channels, C, in and out.
+        in_channels: Channels in and out, C.
         head_dim: Channels per head, d.
-        num_regions: Regions per side, S, or 'auto' for each map's own.
+        num_regions: Regions per side, S, or 'auto' to choose S for each map size.
         topk: Routed regions per region, k.
-        padding: 'masked' or 'legacy'; the latter is for released weights.
+        padding: 'masked' or 'legacy'; see :class:`BiLevelRoutingAttention`.
         attn_backend: Backend of :func:`biformer_mm.ops.region_attention`.
 
     Raises:
@@ -35,7 +33,7 @@ class BRAPlugin(nn.Module):
             argument breaks a rule of :class:`BiLevelRoutingAttention`.
     """
 
-    _abbr_ = 'bra'  # its name in an mmcv network
+    _abbr_ = 'bra'  # mmcv names the layer with it
 
     def __init__(
         self,
@@ -47,12 +45,7 @@ class BRAPlugin(nn.Module):
         attn_backend: str = 'auto',
     ) -> None:
         super().__init__()
-        in_channels = whole('in_channels', in_channels)
-        head_dim = whole('head_dim', head_dim)
-        if min(in_channels, head_dim) < 1 or in_channels % head_dim:
-            raise ValueError(
-                f'in_channels must be a multiple of head_dim; got {in_channels=} and {head_dim=}'
-            )
+        in_channels, head_dim = check_multiple('in_channels', in_channels, 'head_dim', head_dim)
         self.norm = nn.LayerNorm(in_channels, eps=1e-6)
         self.attn = BiLevelRoutingAttention(
             in_channels, in_channels // head_dim, num_regions, topk, padding, attn_backend
@@ -61,6 +54,6 @@ class BRAPlugin(nn.Module):
         nn.init.zeros_(self.attn.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W), any H and W."""
+        """Apply the layer: (N, C, H, W) -> (N, C, H, W), any H and W."""
         out = self.attn(self.norm(x.permute(0, 2, 3, 1)))
         return x + out.permute(0, 3, 1, 2)

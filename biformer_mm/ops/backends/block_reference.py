@@ -1,4 +1,4 @@
-"""What the ops of :mod:`.fused` compute, in plain PyTorch.
+"""The specification of the ops in :mod:`biformer_mm.ops.fused`, in plain PyTorch.
 
 Shapes: N batch, H x W map, C channels, S regions per side.
 """
@@ -14,14 +14,14 @@ from .reference import region_attention
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """(..., C) -> (..., C), normalised over the channels."""
+    """Normalise over the channels: (..., C) -> (..., C)."""
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
 def add_layer_norm(
     x: Tensor, added: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tuple[Tensor, Tensor]:
-    """The sum of two, and the normalised sum: (..., C) each."""
+    """Return the sum of two maps and the normalised sum, (..., C) each."""
     total = x + added
     return total, layer_norm(total, weight, bias, eps)
 
@@ -30,10 +30,10 @@ def add_depthwise(x: Tensor, weight: Tensor, bias: Tensor, added: Tensor) -> Ten
     """Add a depth-wise convolution of a map to another map.
 
     Args:
-        x: (N, H', W', C); it is zero beyond.
+        x: (N, H', W', C), zero-padded by the convolution.
         weight: (C, 1, K, K), K odd.
         bias: (C).
-        added: (N, H, W, C), no larger than ``x``.
+        added: (N, H, W, C), not larger than ``x``.
 
     Returns:
         (N, H, W, C).
@@ -57,19 +57,20 @@ def attention_with_lce(
     width: int,
     masked: bool,
 ) -> Tensor:
-    """Routed attention and local context enhancement of its values.
+    """Attend to routed regions, and add local context enhancement (LCE) of the values.
 
     Args:
-        qkv: Queries, keys and values of the padded map,
-            (N, S*ceil(H/S), S*ceil(W/S), 3*C).
-        weight, bias: Of LCE's depth-wise convolution, (C, 1, K, K) and (C).
-        region_index: (N, S*S, k), see
-            :func:`biformer_mm.ops.region_attention`.
-        num_regions: S.
-        num_heads, scale: As there.
-        height, width: H and W of the map without its padding.
-        masked: Whether no token outside the map exists. Else the padding is
-            keys, and values for LCE.
+        qkv: Queries, keys and values of the padded map, (N, S*ceil(H/S), S*ceil(W/S), 3*C).
+        weight: Weight of LCE's depth-wise convolution, (C, 1, K, K).
+        bias: Bias of LCE's depth-wise convolution, (C).
+        region_index: (N, S*S, k); see :func:`biformer_mm.ops.region_attention`.
+        num_regions: Regions per side, S.
+        num_heads: Number of heads, m.
+        scale: Factor on the dot products before the softmax.
+        height: Height of the map without padding, H.
+        width: Width of the map without padding, W.
+        masked: Leave the padding out everywhere. If False, attention uses it as keys, and LCE as
+            values.
 
     Returns:
         (N, H, W, C).
@@ -95,10 +96,11 @@ def attention_with_lce(
 
 
 def lce_values(value: Tensor, weight: Tensor, height: int, width: int, masked: bool) -> Tensor:
-    """The part of a padded map that LCE sees of a map of H x W: all of that
-    and, unless it is masked, the padding as far as the kernel reaches.
+    """Crop a padded map to what LCE of an H x W map uses.
+
+    That is the map and, unless ``masked``, the padding within reach of the kernel.
     """
     if is_compiling() and not masked:
-        return value  # whether that cuts anything would be a question
+        return value  # to crop would add guards, and LCE ignores the rest anyway
     margin = 0 if masked else weight.shape[-1] // 2
     return value[:, : height + margin, : width + margin]

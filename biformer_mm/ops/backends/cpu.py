@@ -1,8 +1,7 @@
-"""Region attention on CPUs, gathering as little as the shapes allow.
+"""Region attention on CPUs, in the way that suits the shapes.
 
-A single region needs no gather. On a small map whole-map attention under a
-mask takes less time than a gather. Elsewhere the routed regions are gathered
-a chunk at a time.
+A single region needs no gather. On a small map, attention over the whole map under a mask is
+faster than a gather. Otherwise the routed regions are gathered one chunk at a time.
 """
 
 from typing import Optional, Tuple
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from . import cpu_chunked, cpu_dense, cpu_flash, sdpa
 
-# Maps of up to this many tokens per routed region are attended to as a whole:
-# about where both ways take the same time, for regions of 1 to 16 tokens.
+# Up to this many tokens of the map per routed region, attention covers the whole map. There both
+# ways take about the same time, for regions of 1 to 16 tokens.
 DENSE_TOKENS_PER_ROUTE = 32
 
 
 def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
-    """Why this backend cannot serve such inputs; None where it can."""
+    """Return why this backend cannot serve the inputs, or None if it can."""
     if query.device.type != 'cpu':
         return f'it runs on CPUs, not on {query.device.type}'
     if not cpu_flash.AVAILABLE:
@@ -39,7 +38,7 @@ def region_attention(
 ) -> Tensor:
     """See :func:`biformer_mm.ops.region_attention`.
 
-    The output is laid out in memory as a map, (N, Sh*h, Sw*w, C).
+    In memory the output is a map, (N, Sh*h, Sw*w, C).
     """
     if query.shape[1] * query.shape[2] == 1:
         return sdpa.region_attention(

@@ -1,16 +1,16 @@
-"""Region attention that never holds k copies of keys and values, on CPUs.
+"""Region attention on CPUs that gathers a few regions at a time.
 
-A tile of query regions at a time, the routed regions are gathered into a
-buffer that stays in the cache, and attended to by PyTorch's fused attention.
-The backward pass gathers again instead of saving anything. Padding costs no
-queries: a tile's regions have the same part of them on the map.
+It never holds k copies of all keys and values. For one tile of query regions after another, the
+routed regions are gathered into a buffer that stays in the cache, and PyTorch's fused attention
+runs on it. The backward pass gathers again. All regions of a tile have the same part of them on
+the map, so padding costs no queries.
 
-Shapes: N batch, R = Sh*Sw regions, T = h*w tokens per region, k routed
-regions, C channels, m heads; B regions of a tile, with t tokens on the map.
+Shapes: N batch, R = Sh*Sw regions, T = h*w tokens per region, k routed regions, C channels,
+m heads; B regions of a tile, with t tokens each on the map.
 """
 
 import threading
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -19,13 +19,15 @@ from ..region import merge, valid_tokens
 from ..registration import register
 from . import cpu_flash
 
-# Of gathered keys and values. Much less costs calls, much more the cache.
+# Size of the gathered keys and values. With much less there are more calls, and much more does
+# not fit into the cache.
 TILE_BYTES = 8 << 20
 
 
 class _Tile(NamedTuple):
-    """Neighbouring regions of an image, and the part of each that takes part:
-    its first ``h`` rows and ``w`` columns.
+    """Neighbouring regions of an image, and the part of each that is on the map.
+
+    The part is the first ``h`` rows and ``w`` columns of a region.
     """
 
     image: int
@@ -35,23 +37,23 @@ class _Tile(NamedTuple):
     w: int
 
     def view(self, x: Tensor) -> Tensor:
-        """(N, Sh, Sw, h, w, C) -> the tile's part of it."""
+        """Return the tile's part of (N, Sh, Sw, h, w, C), as a view."""
         return x[self.image, self.rows, self.cols, : self.h, : self.w]
 
     def cut(self, x: Tensor) -> Tensor:
-        """(N, Sh, Sw, h, w, C) -> (B, t, C)."""
+        """Cut out the tile's tokens: (N, Sh, Sw, h, w, C) -> (B, t, C)."""
         return self.view(x).flatten(2, 3).flatten(0, 1)
 
     def paste(self, tokens: Tensor, x: Tensor) -> None:
-        """Put (B, t, C) where :meth:`cut` takes it from."""
+        """Write tokens, (B, t, C), to where :meth:`cut` takes them from."""
         part = self.view(x)
         part.copy_(tokens.view(part.shape))
 
 
 def _tiles(
-    region_shape: torch.Size, images: int, valid_h: int, valid_w: int, regions_per_tile: int
+    region_shape: Sequence[int], images: int, valid_h: int, valid_w: int, regions_per_tile: int
 ) -> Iterator[_Tile]:
-    """All tokens on the map, in tiles: whole rows of regions, or parts of one."""
+    """Cover the map with tiles: whole rows of regions, or parts of one row."""
     sh, sw, h, w = region_shape
     valid_h, valid_w = valid_h or sh * h, valid_w or sw * w
     for image in range(images):
@@ -62,8 +64,12 @@ def _tiles(
 
 
 def _spans(length: int, size: int, most: int) -> Iterator[Tuple[slice, int]]:
-    """Cut ``length`` into regions of ``size`` and spans of up to ``most`` of
-    them; a last, smaller region is a span of its own.
+    """Cut ``length`` into regions of ``size``, and these into spans of up to ``most``.
+
+    A smaller region at the end is a span by itself.
+
+    Yields:
+        Each span as a slice of regions, and the size of these regions.
     """
     full, rest = divmod(length, size)
     for start in range(0, full, most):
@@ -73,18 +79,19 @@ def _spans(length: int, size: int, most: int) -> Iterator[Tuple[slice, int]]:
 
 
 class _Scratch(threading.local):
-    """Memory for a tile's keys and values that a thread keeps: allocated anew
-    each time it would be faulted in anew, and fragment the heap.
+    """Memory for the keys and values of a tile, which each thread keeps.
+
+    A new allocation per tile would cost page faults and fragment the heap.
     """
 
     def __init__(self) -> None:
-        self.buffers = {}
+        self.buffers: Dict[torch.dtype, Tensor] = {}
 
     def get(self, count: int, rows: int, columns: int, dtype: torch.dtype) -> List[Tensor]:
-        """``count`` unfilled tensors (rows, columns)."""
+        """Return ``count`` tensors of (rows, columns), not filled."""
         size = count * rows * columns
         if dtype not in self.buffers or len(self.buffers[dtype]) < size:
-            with torch.inference_mode(False):  # else training could not use it
+            with torch.inference_mode(False):  # training cannot use a tensor of inference mode
                 self.buffers[dtype] = torch.empty(size, dtype=dtype)
         return list(self.buffers[dtype][:size].view(count, rows, columns))
 
@@ -93,18 +100,18 @@ _scratch = _Scratch()
 
 
 class _Keys:
-    """Keys and values, handed out tile by tile."""
+    """Keys and values, gathered tile by tile."""
 
     def __init__(
         self, key: Tensor, value: Tensor, region_index: Tensor, mask: Optional[Tensor]
     ) -> None:
         n, sh, sw, h, w, c = key.shape
-        self.mask = mask  # (Sh, Sw, h, w), which tokens are keys; or None
+        self.mask = mask  # (Sh, Sw, h, w), which tokens are keys, or None for all
         self.index = region_index.unflatten(1, (sh, sw))
         self.channels = c
         # A row of a region is contiguous in a map: (N*Sh*h*Sw, w*C).
         self.maps = [self._rows(key), self._rows(value)]
-        # Where in them each region's rows are, (N, R, h).
+        # The indices of each region's rows in these, (N, R, h).
         self.rows = torch.arange(n * sh * h * sw).view(n, sh, h, sw)
         self.rows = self.rows.transpose(2, 3).flatten(1, 2)
 
@@ -120,8 +127,11 @@ class _Keys:
         return merge(x).reshape(n * sh * h * sw, w * c)
 
     def gather(self, tile: _Tile) -> Tuple[Tensor, List[Tensor]]:
-        """The rows of the regions routed to, and the keys and values there,
-        (B, k*T, C), which last until the next call.
+        """Gather the keys and values of a tile's routed regions.
+
+        Returns:
+            The indices of the gathered rows of regions, (B*k*h); and the keys and values,
+            (B, k*T, C) each, which the next call overwrites.
         """
         index = self.index[tile.image, tile.rows, tile.cols]
         rows = self.rows[tile.image, index].flatten()
@@ -133,15 +143,18 @@ class _Keys:
         return rows, found
 
     def bias(self, tile: _Tile, dtype: torch.dtype) -> Tuple[Optional[Tensor], Optional[Tensor]]:
-        """What to add to the scores, (B, 1, 1, k*T), and which regions have
-        no key, (B, 1, 1); None and None where all tokens are keys.
+        """Make the mask of a tile.
+
+        Returns:
+            What to add to the scores, (B, 1, 1, k*T); and which regions have no key, bool,
+            (B, 1, 1). None and None if all tokens are keys.
         """
         if self.mask is None:
             return None, None
         index = self.index[tile.image, tile.rows, tile.cols].flatten(0, 1)
         keys = self.mask.flatten(2).flatten(0, 1)[index].flatten(1)
         keyless = ~keys.any(dim=1)[:, None, None]
-        # A query without a key would be nan: let it attend, to be zeroed.
+        # A query without a key would give nan: let it attend to all; its output is zeroed later.
         keys = keys[:, None, None] | keyless.unsqueeze(1)
         bias = torch.zeros(keys.shape, dtype=dtype)
         return bias.masked_fill_(~keys, float('-inf')), keyless
@@ -174,7 +187,7 @@ def _forward(
     valid_w: int,
     attend_padding: bool,
 ) -> Tuple[Tensor, Tensor]:
-    """The output, and the log-sum-exp, (N, Sh, Sw, h, w, m)."""
+    """Return the output, and the log-sum-exp, (N, Sh, Sw, h, w, m)."""
     keys, tiles = _prepare(query, key, value, region_index, valid_h, valid_w, attend_padding)
     result, sums = _outputs(query, key, value, region_index, num_heads)
     for x in (result, sums):
@@ -204,7 +217,7 @@ def _backward(
     valid_w: int,
     attend_padding: bool,
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value."""
+    """Return the gradients of query, key and value."""
     keys, tiles = _prepare(query, key, value, region_index, valid_h, valid_w, attend_padding)
     grads = _gradients(dout, query)
     _clear_padding(grads[0], valid_h, valid_w)
@@ -228,13 +241,13 @@ def _backward(
 
 def _clear_padding(x: Tensor, valid_h: int, valid_w: int) -> None:
     if valid_h:
-        x = merge(x)  # no copy: it is laid out as a map
+        x = merge(x)  # a view, because x lies in memory as a map
         x[:, valid_h:] = 0
         x[:, :, valid_w:] = 0
 
 
 def _empty_map(query: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
-    """Unfilled regions like ``query``'s, laid out as a map."""
+    """Return regions like those of ``query``, not filled, that lie in memory as a map."""
     n, sh, sw, h, w, _ = query.shape
     x = query.new_empty(n, sh, h, sw, w, channels, dtype=dtype)
     return x.transpose(2, 3)
@@ -247,8 +260,9 @@ def _outputs(
     return (_empty_map(query, query.shape[-1], query.dtype), _empty_map(query, num_heads, dtype))
 
 
-def _gradients(dout: Tensor, query: Tensor, *_) -> Tuple[Tensor, ...]:
-    return tuple(_empty_map(query, query.shape[-1], query.dtype) for _ in range(3))
+def _gradients(dout: Tensor, query: Tensor, *_) -> Tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (_empty_map(query, query.shape[-1], query.dtype) for _ in range(3))
+    return dq, dk, dv
 
 
 attend = register('chunked_attention', _forward, _backward, _outputs, _gradients)

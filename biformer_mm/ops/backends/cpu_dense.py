@@ -1,9 +1,8 @@
 """Region attention as attention over the whole map, under a mask.
 
-Nothing is gathered or cut, but all pairs of tokens are scored: for small maps.
+It needs no gather, but scores all pairs of tokens, so it suits small maps.
 
-Shapes: N batch, R = Sh*Sw regions, L = Sh*h*Sw*w tokens, k routed regions, C
-channels, m heads.
+Shapes: N batch, R = Sh*Sw regions, L = Sh*h*Sw*w tokens, k routed regions, C channels, m heads.
 """
 
 from typing import Optional, Tuple
@@ -27,7 +26,7 @@ def _forward(
     valid_w: int,
     attend_padding: bool,
 ) -> Tuple[Tensor, Tensor]:
-    """The output, and the log-sum-exp, (N, L, m)."""
+    """Return the output, and the log-sum-exp, (N, L, m)."""
     valid = _valid(query, valid_h, valid_w)
     bias, idle = _mask(region_index, query, valid, attend_padding)
     q, k, v = _maps(query, key, value, valid, attend_padding)
@@ -51,19 +50,19 @@ def _backward(
     valid_w: int,
     attend_padding: bool,
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value."""
+    """Return the gradients of query, key and value."""
     valid = _valid(query, valid_h, valid_w)
     bias, idle = _mask(region_index, query, valid, attend_padding)
     q, k, v = _maps(query, key, value, valid, attend_padding)
     dout, out = (merge(x).flatten(1, 2) for x in (dout, out))
     if idle is not None:
         dout = dout.masked_fill(idle, 0)
-    grads = cpu_flash.attend_backward(dout, q, k, v, out, lse, num_heads, scale, bias)
-    return tuple(_regions(x, query) for x in grads)
+    dq, dk, dv = cpu_flash.attend_backward(dout, q, k, v, out, lse, num_heads, scale, bias)
+    return _regions(dq, query), _regions(dk, query), _regions(dv, query)
 
 
 def _valid(query: Tensor, valid_h: int, valid_w: int) -> Optional[Tensor]:
-    """Which tokens are no padding, (L); None where all are."""
+    """Return which tokens are on the map, (L), or None for all of them."""
     if not valid_h:
         return None
     valid = valid_tokens(query.shape[1:5], (valid_h, valid_w), query.device)
@@ -73,19 +72,17 @@ def _valid(query: Tensor, valid_h: int, valid_w: int) -> Optional[Tensor]:
 def _maps(
     query: Tensor, key: Tensor, value: Tensor, valid: Optional[Tensor], attend_padding: bool
 ) -> Tuple[Tensor, ...]:
-    """(N, Sh, Sw, h, w, C) -> (N, L, C); padding that is not used is zeroed,
-    as 0 * nan would reach the sums.
-    """
+    """Join regions to maps, with unused padding zeroed: (N, Sh, Sw, h, w, C) -> (N, L, C)."""
     maps = [merge(x).flatten(1, 2) for x in (query, key, value)]
     if valid is not None:
-        padding = ~valid[:, None]
+        padding = ~valid[:, None]  # zeroed, as 0 * nan would reach the sums
         for i in range(1 if attend_padding else 3):
             maps[i] = maps[i].masked_fill(padding, 0)
     return tuple(maps)
 
 
 def _regions(tokens: Tensor, query: Tensor) -> Tensor:
-    """(N, L, C) -> the shape of ``query``, (N, Sh, Sw, h, w, C)."""
+    """View tokens in the shape of ``query``: (N, L, C) -> (N, Sh, Sw, h, w, C)."""
     n, sh, sw, h, w, c = query.shape
     return tokens.view(n, sh, h, sw, w, c).transpose(2, 3)
 
@@ -93,13 +90,16 @@ def _regions(tokens: Tensor, query: Tensor) -> Tensor:
 def _mask(
     region_index: Tensor, query: Tensor, valid: Optional[Tensor], attend_padding: bool
 ) -> Tuple[Tensor, Optional[Tensor]]:
-    """What to add to the scores, (N, 1, L, L); and whose output is zero
-    because they are padding or have no key, (N, L, 1), None if nobody's.
+    """Make the mask of attention over the whole map.
+
+    Returns:
+        What to add to the scores, (N, 1, L, L); and which queries give zero because they are
+        padding or have no key, bool, (N, L, 1), or None for none of them.
     """
     n, sh, sw, h, w, _ = query.shape
     region = torch.arange(sh * sw).view(sh, 1, sw, 1)
     region = region.expand(sh, h, sw, w).flatten()
-    # A region that is listed twice weighs twice, as where it is gathered.
+    # A region that is listed twice counts twice, as in a gather.
     times = torch.zeros(n, sh * sw, sh * sw)
     times.scatter_add_(2, region_index.long(), torch.ones(region_index.shape))
     bias = times.log().to(query.dtype)[:, region][:, :, region]
@@ -109,7 +109,7 @@ def _mask(
             bias = bias.masked_fill(~valid, float('-inf'))
         keyless = bias.isneginf().all(dim=2, keepdim=True)
         idle = keyless | ~valid[:, None]
-        bias = bias.masked_fill(keyless, 0)  # it would be nan
+        bias = bias.masked_fill(keyless, 0)  # or the softmax would give nan
     return bias.unsqueeze(1), idle
 
 

@@ -1,32 +1,34 @@
-"""PyTorch's fused attention for CPUs, with the log-sum-exp that its backward
-pass needs: what ``scaled_dot_product_attention`` calls there.
+"""PyTorch's fused attention for CPUs, forward and backward.
+
+These are the functions behind ``scaled_dot_product_attention``. Unlike that they return the
+log-sum-exp, which the backward pass needs.
 
 Shapes: B problems, L queries, M keys, C channels, m heads of d = C/m channels.
 """
 
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-_forward, _backward = (
-    getattr(torch.ops.aten, f'_scaled_dot_product_flash_attention_for_cpu{suffix}', None)
-    for suffix in ('', '_backward')
-)
+_NAME = '_scaled_dot_product_flash_attention_for_cpu'
+_forward: Any = getattr(torch.ops.aten, _NAME, None)
+_backward: Any = getattr(torch.ops.aten, f'{_NAME}_backward', None)
 AVAILABLE = _backward is not None and hasattr(torch.library, 'custom_op')
 
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, num_heads: int, scale: float, bias: Optional[Tensor]
 ) -> Tuple[Tensor, Tensor]:
-    """Attend.
+    """Let queries attend to keys.
 
     Args:
         query: (B, L, C).
-        key, value: (B, M, C).
-        num_heads: Heads, m.
+        key: (B, M, C).
+        value: (B, M, C).
+        num_heads: Number of heads, m.
         scale: Factor on the dot products.
-        bias: Summand of the scores, (B, 1, 1 or L, M), or None.
+        bias: Added to the scores, (B, 1, 1 or L, M), or None.
 
     Returns:
         The output, (B, L, C), and the log-sum-exp, (B, L, m).
@@ -48,14 +50,12 @@ def attend_backward(
     scale: float,
     bias: Optional[Tensor],
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, each of its tensor's shape.
+    """Compute the gradients of query, key and value.
 
-    Args:
-        dout: Gradient of ``out``.
-        query, key, value, num_heads, scale, bias: As in :func:`attend`.
-        out, lse: What :func:`attend` returned.
+    ``dout`` is the gradient of ``out``. ``out`` and ``lse`` are the results of :func:`attend`, and
+    the other arguments are its arguments.
     """
-    grads = _backward(
+    dquery, dkey, dvalue = _backward(
         *(_heads(x, num_heads) for x in (dout, query, key, value, out)),
         lse.transpose(1, 2),
         0.0,
@@ -63,18 +63,16 @@ def attend_backward(
         attn_mask=bias,
         scale=scale,
     )
-    return tuple(_tokens(x) for x in grads)
+    return _tokens(dquery), _tokens(dkey), _tokens(dvalue)
 
 
 def _heads(tokens: Tensor, num_heads: int) -> Tensor:
-    """(B, L, C) -> (B, m, L, d), channels contiguous: with other strides
-    PyTorch's function gives a wrong result.
-    """
-    if tokens.stride(2) != 1:
+    """Split channels into heads: (B, L, C) -> (B, m, L, d)."""
+    if tokens.stride(2) != 1:  # PyTorch's function would give a wrong result
         tokens = tokens.contiguous()
     return tokens.unflatten(2, (num_heads, -1)).transpose(1, 2)
 
 
 def _tokens(heads: Tensor) -> Tensor:
-    """(B, m, L, d) -> (B, L, C)."""
+    """Join heads: (B, m, L, d) -> (B, L, C)."""
     return heads.transpose(1, 2).flatten(2)

@@ -1,8 +1,7 @@
-"""Region attention on PyTorch's fused attention, after a gather of regions.
+"""Region attention as PyTorch's fused attention after a gather of the routed regions.
 
-Regions that lie contiguous in memory are gathered whole, one block copy per
-routed region; other strides work but cost one more copy. One region alone
-(full attention) is not gathered at all.
+Regions that are contiguous in memory are gathered with one block copy per routed region; other
+strides cost one more copy. A single region (full attention) needs no gather.
 
 Shapes: N batch, R = Sh*Sw regions, T = h*w tokens per region, k routed
 regions, C channels, m heads of d = C/m channels.
@@ -20,11 +19,11 @@ from . import cpu_flash
 
 
 def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
-    """Why this backend cannot serve such inputs; None where it can."""
+    """Return why this backend cannot serve the inputs, or None if it can."""
     if query.device.type == 'cpu' and query.dtype == torch.float16 and not _half_runs_on_cpu():
         return f'PyTorch {torch.__version__} has no fp16 attention on the CPU'
     if query.device.type == 'cpu' and query.dtype == torch.bfloat16 and not cpu_flash.AVAILABLE:
-        # Its gradient is written beyond the end: pytorch/pytorch#132871.
+        # The gradient is written beyond the end of its memory: pytorch/pytorch#132871.
         return f'PyTorch {torch.__version__} has no sound bf16 attention on the CPU, 2.4 has'
     return None
 
@@ -64,7 +63,7 @@ def region_attention(
     else:
         keys = mask[region_index].flatten(2).flatten(0, 1)  # (N*R, k*T)
         keyless = ~keys.any(dim=-1)[:, None, None, None]
-        # A row without a key would be nan: let it attend, then zero it.
+        # A query without a key would give nan: let it attend to all, then zero its output.
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=keys[:, None, None] | keyless, scale=scale
         )
@@ -86,6 +85,6 @@ def _half_runs_on_cpu() -> bool:
 
 
 def _clear_padding(x: Tensor, mask: Tensor) -> Tensor:
-    """Zero what lies in the padding: 0 * nan would reach the sums."""
+    """Zero the padding, because 0 * nan would reach the sums."""
     mask = mask.repeat(x.shape[0] // mask.shape[0], 1)
     return x.masked_fill(~mask.unsqueeze(-1), 0)

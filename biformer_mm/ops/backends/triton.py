@@ -1,7 +1,7 @@
-"""Gather-free fused region attention on GPUs: launches and registration.
+"""Fused region attention on GPUs without a gather: launches and registration.
 
-Imported only where Triton is. The op saves q, k, v, the routing index, its
-output and the log-sum-exp.
+This module needs Triton. The op saves query, key, value, the routing index, its output and the
+log-sum-exp for the backward pass.
 """
 
 import math
@@ -32,7 +32,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
-    """Why this backend cannot serve such inputs; None where it can."""
+    """Return why this backend cannot serve the inputs, or None if it can."""
     reason = unsuitable(query.device)
     if reason:
         return reason
@@ -45,8 +45,9 @@ def unsupported_reason(query: Tensor, num_heads: int) -> Optional[str]:
 
 
 def too_large(x: Tensor) -> Optional[str]:
-    """Why kernels, which count an image's elements in 32 bits, cannot serve
-    a map; None where they can.
+    """Return why a map is too large for the kernels, or None if it is not.
+
+    The kernels count the elements of an image in 32 bits.
     """
     extent = sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:]))
     if max(extent, math.prod(x.shape[1:])) >= 2**31:
@@ -55,12 +56,12 @@ def too_large(x: Tensor) -> Optional[str]:
 
 
 def interpreted() -> bool:
-    """Whether Triton plays a GPU on the CPU: see TRITON_INTERPRET."""
+    """Return whether Triton runs the kernels on the CPU; see TRITON_INTERPRET."""
     return not isinstance(kernels.forward, triton.runtime.JITFunction)
 
 
 def unsuitable(device: torch.device) -> Optional[str]:
-    """Why kernels cannot run on a device; None where they can."""
+    """Return why kernels cannot run on a device, or None if they can."""
     if int(triton.__version__.split('.')[0]) < 3:
         return f'its kernels need Triton 3, not {triton.__version__}'
     if interpreted():
@@ -79,7 +80,7 @@ def unsuitable(device: torch.device) -> Optional[str]:
 
 
 def _fault_of(query: Tensor, num_heads: int) -> Optional[str]:
-    """Why the kernels must not be used on this GPU: see self_check."""
+    """Return why the kernels must not be used on this GPU, or None; see self_check."""
     if interpreted():
         return None
     may_run = holds_values(query) and not (torch.cuda.is_current_stream_capturing())
@@ -106,7 +107,7 @@ def _run(
     valid_size: Optional[Tuple[int, int]],
     attend_padding: bool,
 ) -> Tuple[Tensor, ...]:
-    """Output and gradients without autograd, for the self-check."""
+    """Compute output and gradients without autograd, for the self-check."""
     settings = num_heads, scale, *(valid_size or (0, 0)), attend_padding
     out, lse = _forward(query, key, value, region_index, *settings)
     return (out, *_backward(dout, query, key, value, region_index, out, lse, *settings))
@@ -125,9 +126,9 @@ def region_attention(
 ) -> Tensor:
     """See :func:`biformer_mm.ops.region_attention`.
 
-    The output is laid out in memory like ``query``.
+    In memory the output is laid out like ``query``.
     """
-    # What is copied here, once, is what the backward pass reads, too.
+    # A copy made here also serves the backward pass.
     query, key, value = _laid_alike(query, key, value)
     valid_h, valid_w = valid_size or (0, 0)
     return _attend(
@@ -143,10 +144,10 @@ def region_attention(
     )[0]
 
 
-def _laid_alike(query: Tensor, key: Tensor, value: Tensor) -> Tuple:
-    """The same in one memory layout, channels side by side."""
+def _laid_alike(query: Tensor, key: Tensor, value: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """Return the tensors in a common memory layout with contiguous channels."""
     if query.stride(-1) != 1 or not (query.stride() == key.stride() == value.stride()):
-        return tuple(x.contiguous() for x in (query, key, value))
+        return query.contiguous(), key.contiguous(), value.contiguous()
     return query, key, value
 
 
@@ -161,7 +162,7 @@ def checked_forward(
     valid_w: int,
     attend_padding: bool,
 ) -> Tuple[Tensor, Tensor]:
-    """As :func:`_forward`; a compiled model may come here unchecked.
+    """Run :func:`_forward` if the self-check passed; a compiled model has not asked yet.
 
     Raises:
         RuntimeError: The self-check found the kernels wrong on this GPU.
@@ -188,14 +189,14 @@ def _forward(
     valid_w: int,
     attend_padding: bool,
 ) -> Tuple[Tensor, Tensor]:
-    """The output, and the base-2 log-sum-exp, (N, m, R, T) in fp32."""
+    """Return the output, and the base-2 log-sum-exp, (N, m, R, T) in fp32."""
     out, lse = _outputs(query, key, value, region_index, num_heads)
-    # Compilers call this directly, at times with strides of their own.
+    # Compilers call this directly and may choose other strides.
     query, key, value = _laid_alike(query, key, value)
     launch = _Launcher(
         query, out, out, region_index, num_heads, scale, valid_h, valid_w, attend_padding
     )
-    with torch.cuda.device_of(query):  # Triton launches on the current one
+    with torch.cuda.device_of(query):  # Triton launches on the current device
         launch('forward', query, key, value, region_index.contiguous(), out, lse)
     return out, lse
 
@@ -214,7 +215,7 @@ def _backward(
     valid_w: int,
     attend_padding: bool,
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value."""
+    """Return the gradients of query, key and value."""
     grads = _gradients(dout, query, key, value, region_index, out)
     query, key, value = _laid_alike(query, key, value)
     fill_gradients(
@@ -246,10 +247,10 @@ def fill_gradients(
     lse: Tensor,
     *settings,
 ) -> None:
-    """Write the gradients of query, key and value where they are to lie.
+    """Write the gradients of query, key and value into ``grads``.
 
-    Query, key and value are laid out alike, and the gradients like them or
-    like ``out``; channels lie side by side.
+    Query, key and value share one memory layout, and the gradients have that or the layout of
+    ``out``. Channels are contiguous.
     """
     if dout.stride() != out.stride():
         dout = torch.empty_like(out).copy_(dout)
@@ -270,13 +271,13 @@ def _outputs(
 ) -> Tuple[Tensor, Tensor]:
     n, sh, sw, h, w, _ = query.shape
     lse = query.new_empty((n, num_heads, sh * sw, h * w), dtype=torch.float32)
-    # Like the query, but with channels side by side.
+    # Laid out like the query, but with contiguous channels.
     layout = torch.preserve_format if query.stride(-1) == 1 else torch.contiguous_format
     return torch.empty_like(query, memory_format=layout), lse
 
 
 class _Launcher:
-    """Runs kernels by name, on tensors, with all that they take besides."""
+    """Launch kernels by name, with their tensors; it adds all other arguments."""
 
     def __init__(
         self,
@@ -332,7 +333,7 @@ class _Launcher:
         config = choose(
             kernel, self.precision, self.block_d, self.tokens, self.topk, self.capability
         )
-        # How many regions read one is known on the GPU alone.
+        # Only the GPU knows how many regions attend to one.
         lists = 1 if kernel == 'backward_key' else self.topk
         grid = (self.images_and_heads * self.regions * triton.cdiv(self.tokens, config.own),)
         getattr(kernels, kernel)[grid](
@@ -348,7 +349,7 @@ class _Launcher:
     ) -> None:
         of_keys = kernel == 'backward_key'
         bias = self._bias(of_keys)
-        if not of_keys:  # the bias takes the routing index's place
+        if not of_keys:  # the bias replaces the routing index
             tensors = tensors[1:]
         config = choose_on_map(kernel, self.precision, self.capability)
         grid = (self.images_and_heads * triton.cdiv(self.regions * self.tokens, config.own),)
@@ -364,7 +365,7 @@ class _Launcher:
         )
 
     def _bias(self, of_keys: bool) -> Tensor:
-        """What queries add to their scores, see :mod:`.triton_map`."""
+        """Compute what queries add to their scores; see :mod:`.triton_map`."""
         index = self.region_index.contiguous()
         tile = triton_map.TILE.value
         places = triton.cdiv(self.regions * self.tokens, tile) * tile

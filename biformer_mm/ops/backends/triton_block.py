@@ -1,5 +1,6 @@
-"""Which GPUs and tensors the kernels of :mod:`.fused` serve, and their check
-on a GPU that they have not run on.
+"""Decide which GPUs and tensors the kernels of :mod:`biformer_mm.ops.fused` serve.
+
+This includes their self-check on a GPU on which they have not run before.
 """
 
 from functools import partial
@@ -14,7 +15,7 @@ from . import block_reference, triton
 
 
 def unsupported_reason(x: Tensor) -> Optional[str]:
-    """Say why the kernels cannot serve a tensor; None if they can."""
+    """Return why the kernels cannot serve a tensor, or None if they can."""
     reason = triton.unsuitable(x.device)
     if reason:
         return reason
@@ -26,8 +27,9 @@ def unsupported_reason(x: Tensor) -> Optional[str]:
 
 
 def refuse_faulty(x: Tensor) -> None:
-    """Raise RuntimeError where the self-check found the kernels wrong: a
-    compiled model asks nothing before it runs them.
+    """Raise RuntimeError if the self-check found the kernels wrong.
+
+    For compiled models, which run the kernels without asking first.
     """
     reason = _fault_of(x)
     if reason:
@@ -52,9 +54,7 @@ def _fault(device: torch.device, dtype: torch.dtype, may_run: bool) -> Optional[
 
 
 def first_error(device: torch.device, dtype: torch.dtype) -> Optional[str]:
-    """Run each op on a small problem and say what is wrong with the first
-    that fails; None if all pass.
-    """
+    """Run each op on a small problem and describe the first error, or return None."""
     from .. import fused
 
     random = torch.Generator().manual_seed(0)
@@ -78,10 +78,10 @@ def first_error(device: torch.device, dtype: torch.dtype) -> Optional[str]:
             getattr(fused, name), getattr(block_reference, name), tensors, settings, device, dtype
         ):
             tolerance = self_check.tolerance(dtype)
-            if not error <= tolerance:  # nan is wrong, too
+            if not error <= tolerance:  # true for nan, too
                 return f'{name} is off by {error:.1e}, more than {tolerance:.0e}'
-    # Whole numbers, so that each way of adding them is exact, with ties; few
-    # tokens, and so many that their means have a kernel of their own.
+    # Integers, so that every order of summation is exact and there are ties. The second shape has
+    # so many tokens that the means get their own kernel.
     for shape in ((2, 4, 5, 2, 4, 48), (1, 4, 4, 9, 8, 16)):
         query, key = (torch.randint(-2, 3, shape, generator=random) for _ in range(2))
         affinity = (
@@ -102,12 +102,12 @@ def errors(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Sequence[float]:
-    """Compare an op's results and gradients with a reference in fp64.
+    """Compare the results and gradients of an op with a reference in fp64.
 
-    Maps are in ``dtype``, weights in fp32, as under autocast.
+    As under autocast, maps are in ``dtype`` and weights in fp32.
 
     Returns:
-        Relative errors, of the results and then of the gradients.
+        The relative errors of the results, then those of the gradients.
     """
 
     def of_maps(x: Tensor) -> Tensor:

@@ -1,16 +1,16 @@
-"""Depth-wise convolution of NHWC maps that are read where they lie, in Triton.
+"""Depth-wise convolution of NHWC maps as Triton kernels.
 
-PyTorch's convolution wants a dense map, adds the bias in a kernel of its own,
-and under autocast casts the weights first. Here a map may be a slice (such as
-the values of a fused projection), weights stay in their dtype, and bias and
-another map are added before the result is written once. Sums are in fp32.
+PyTorch's convolution needs a dense map, adds the bias in another kernel, and under autocast casts
+the weights first. Here a map may be a slice (such as the values of a fused projection), weights
+stay in their dtype, and bias and another map are added before the result is written. Sums are in
+fp32.
 
-Shapes: N batch, C channels, K x K kernel, K odd; the maps may differ in height
-and width: what lies beyond a map is zero, and what lies beyond the result is
-not computed. Strides come as three numbers, of N, H and W; that of C is 1.
+Shapes: N batch, C channels, K x K kernel, K odd. The maps may differ in height and width: a map is
+zero-padded, and only the positions of the result are computed. Strides come as three numbers, of
+N, H and W; the stride of C is 1.
 """
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import triton
@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import flops
 from ..registration import register
 
-# Partial sums of the weights' gradients at most; as in triton_layer_norm.
+# Largest number of partial sums of the weights' gradients; the same on all GPUs.
 MAX_PARTS = 256
 
 
@@ -54,7 +54,7 @@ def convolve(
 ):
     """Convolve part of a row of one image, for some of the channels.
 
-    FLIP turns the kernel by half a turn: the gradient of the map.
+    FLIP rotates the kernel by 180 degrees, for the gradient of the map.
     """
     tiles = tl.cdiv(out_width, BLOCK_W)
     tile = tl.program_id(0) % tiles
@@ -120,7 +120,7 @@ def convolve_weight(
 ):
     """Compute the gradients of weight and bias from some rows of all images.
 
-    PARTIAL is (parts, C, TAPS): a kernel's K*K elements, then the bias's.
+    PARTIAL is (parts, C, TAPS): the K*K elements of the kernel, then the bias.
     """
     blocks = tl.cdiv(C, BLOCK_C)
     part = tl.program_id(0) // blocks
@@ -128,7 +128,7 @@ def convolve_weight(
     channel = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
     there = channel < C
     tap = tl.arange(0, TAPS)
-    # For the bias the map is 1.
+    # The bias is one more tap, on a map of ones.
     of_bias = (tap == SIZE * SIZE)[:, None, None]
 
     total = tl.zeros([TAPS, BLOCK_W, BLOCK_C], tl.float32)
@@ -166,13 +166,13 @@ def run(
     x: Tensor,
     weight: Tensor,
     out: Tensor,
-    bias: Tensor = None,
-    added: Tensor = None,
+    bias: Optional[Tensor] = None,
+    added: Optional[Tensor] = None,
     flip: bool = False,
 ) -> None:
-    """Fill ``out``, (N, H, W, C); ``added`` may be ``out`` itself."""
+    """Convolve into ``out``, (N, H, W, C); ``added`` may be ``out`` itself."""
     n, height, width, channels = out.shape
-    # Weights are read once for each tile of tokens.
+    # Larger tiles read the weights less often.
     tile = dict(BLOCK_W=16 if width > 8 else 8, BLOCK_C=32)
     grid = (
         n * triton.cdiv(channels, tile['BLOCK_C']) * height * triton.cdiv(width, tile['BLOCK_W']),
@@ -202,7 +202,7 @@ def run(
 
 
 def weight_gradients(dout: Tensor, x: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
-    """Compute the gradients of weight and bias, in the weight's dtype."""
+    """Compute the gradients of weight and bias, in the dtype of the weight."""
     n, height, width, channels = dout.shape
     size = weight.shape[-1]
     taps = triton.next_power_of_2(size**2 + 1)
@@ -234,7 +234,7 @@ def weight_gradients(dout: Tensor, x: Tensor, weight: Tensor) -> Tuple[Tensor, T
 
 
 def readable(x: Tensor) -> Tensor:
-    """Return the map with its channels side by side."""
+    """Return the map with contiguous channels."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
@@ -267,8 +267,8 @@ def _gradients(
     )
 
 
-# Takes a map, weight and bias, and what is added to the result, all NHWC. The
-# gradient of the latter, output 3, is the result's.
+# Takes an NHWC map, weight, bias, and an NHWC map that is added. The gradient of the latter is that
+# of the result: index 3, after the three outputs of _backward.
 add_depthwise = register(
     'add_depthwise',
     _forward,

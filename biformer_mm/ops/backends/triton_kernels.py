@@ -1,43 +1,38 @@
-"""Kernels of gather-free region attention, in Triton.
+"""Triton kernels of region attention without a gather.
 
-Keys and values are read where they lie, through strides and the routing index:
-nothing is gathered, partitioned or copied k times. The forward pass is an
-online softmax over the flattened list of the routed regions' tokens; it keeps
-the log-sum-exp, from which the backward pass recomputes the weights. dQ walks
-the same list, dK and dV the inverse of the routing index: every sum has one
-owner and one order, so the result is the same bit for bit, without atomics.
+Keys and values are read in place, through strides and the routing index; nothing is gathered,
+partitioned or copied k times. The forward pass is an online softmax over the flattened list of the
+routed regions' tokens. It keeps the log-sum-exp, from which the backward pass recomputes the
+weights. dQ walks the same list, dK and dV walk the inverse of the routing index. Each sum belongs
+to one program and has one order, so results are bitwise reproducible, without atomics.
 
-Shapes: N batch, R = Sh*Sw regions, T = h*w tokens per region, k routed
-regions, C channels, m heads of d = C/m channels. Strides come as five numbers,
-of N, Sh, Sw, h and w, of the inputs (i) and the outputs (o); that of C is 1.
-``scale`` has a factor log2(e), as the GPU has exp2, not exp; the log-sum-exp
-is to the base 2.
+Shapes: N batch, R = Sh*Sw regions, T = h*w tokens per region, k routed regions, C channels,
+m heads of d = C/m channels. Strides come as five numbers, of N, Sh, Sw, h and w, for the inputs (i)
+and the outputs (o); the stride of C is 1. ``scale`` includes a factor log2(e), because GPUs have
+exp2 and not exp. The log-sum-exp is to base 2.
 
-Sizes are not compiled in, so that new ones do not compile anew; ``by_T``,
-``by_w`` and ``by_SW`` are their reciprocals, see :func:`reciprocal`. Compiled
-in are the tiles (BLOCK_M queries, BLOCK_N keys, BLOCK_D channels), d, and
+Sizes are arguments, so that new ones need no compilation; ``by_T``, ``by_w`` and ``by_SW`` are
+their reciprocals, see :func:`reciprocal`. Compile-time constants are the tiles (BLOCK_M queries,
+BLOCK_N keys, BLOCK_D channels), d, and
 
-- CROP: the map is cropped; tokens at or beyond (valid_h, valid_w) are padding
-  and no queries.
-- CROP_KEYS: padding is no key either.
-- EVEN: tiles cut the list without a remainder.
-- LIKE_INPUT: gradients lie in memory like the inputs, not like the outputs.
+- CROP: tokens at or beyond (valid_h, valid_w) are padding, and no queries.
+- CROP_KEYS: the padding is not used as keys, either.
+- EVEN: the tiles divide the list without remainder.
+- LIKE_INPUT: gradients have the memory layout of the inputs, not of the outputs.
 """
 
 import triton
 import triton.language as tl
 
 LN_2 = tl.constexpr(0.6931471805599453)
-# The sizes that Triton's specialisation on 1 and multiples of 16 would
-# compile anew without making them faster.
+# Triton would compile these sizes again for 1 and for multiples of 16, with no gain in speed.
 SIZES = ('heads', 'R', 'topk', 'T', 'SW', 'h', 'w', 'valid_h', 'valid_w', 'by_T', 'by_SW', 'by_w')
 
 
 def reciprocal(divisor: int) -> int:
-    """What :func:`_divide` multiplies by: 31 bits of 1/divisor, and a shift.
+    """Return what :func:`_divide` multiplies by: 31 bits of 1/divisor, and a shift.
 
-    A GPU has no integer division, and without this one most of a kernel's
-    instructions would be spent on emulating it.
+    GPUs have no integer division. Emulating it would take most of a kernel's instructions.
     """
     shift = (divisor - 1).bit_length()
     return -(-(2 ** (30 + shift)) // divisor) << 32 | shift
@@ -45,7 +40,7 @@ def reciprocal(divisor: int) -> int:
 
 @triton.jit
 def _divide(x, by):
-    """Quotient of integers in 0 <= x < 2**30, exact."""
+    """Divide integers in 0 <= x < 2**30, exactly."""
     by = by.to(tl.uint64)
     high = tl.umulhi(x.to(tl.uint32) << 2, (by >> 32).to(tl.uint32))
     return (high >> by.to(tl.uint32)).to(tl.int32)
@@ -53,7 +48,7 @@ def _divide(x, by):
 
 @triton.jit
 def _valid(token, region, SW, by_SW, h, w, by_w, valid_h, valid_w):
-    """Whether tokens of regions lie on the map, not in its padding."""
+    """Return whether tokens of regions are on the map, not in its padding."""
     region_row = _divide(region, by_SW)
     y = _divide(token, by_w)
     return (region_row * h + y < valid_h) & (
@@ -63,7 +58,7 @@ def _valid(token, region, SW, by_SW, h, w, by_w, valid_h, valid_w):
 
 @triton.jit
 def _offset(token, region, SW, by_SW, w, by_w, s_row, s_col, s_y, s_x):
-    """Where tokens lie, from the first of their image."""
+    """Return the offsets of tokens from the first of their image."""
     region_row = _divide(region, by_SW)
     y = _divide(token, by_w)
     return region_row * s_row + (region - region_row * SW) * s_col + y * s_y + (token - y * w) * s_x
@@ -71,20 +66,20 @@ def _offset(token, region, SW, by_SW, w, by_w, s_row, s_col, s_y, s_x):
 
 @triton.jit
 def _tile(start, LIST, length, T, by_T, BLOCK: tl.constexpr, EVEN: tl.constexpr):
-    """Part of the list of all tokens of the regions that LIST names.
+    """Read part of the list of all tokens of the regions in LIST.
 
     Returns:
-        Token, region, and whether the entry is before the list's end.
+        Token, region, and whether the entry is before the end of the list.
     """
     position = start + tl.arange(0, BLOCK)
     slot = _divide(position, by_T)
-    if EVEN:
+    if EVEN:  # noqa: SIM108
         there = tl.full([BLOCK], True, tl.int1)
     else:
         there = position < length * T
-    # Twice side by side: loads of fewer elements than a program has threads
-    # are repeated by Triton, with all that follows from them, for each layout
-    # that needs the result. Of cropped maps' inner loops that was two thirds.
+    # Load each entry twice, side by side. Triton repeats loads of fewer elements than a program
+    # has threads, and all that depends on them, for each layout that needs the result. For
+    # cropped maps that was two thirds of the inner loops.
     twice = tl.load(
         (LIST + slot)[:, None] + tl.zeros([1, 2], tl.int32), mask=there[:, None], other=0
     )
@@ -93,9 +88,9 @@ def _tile(start, LIST, length, T, by_T, BLOCK: tl.constexpr, EVEN: tl.constexpr)
 
 @triton.jit
 def _program(heads, R, tiles):
-    """Which tile of which region, head and image a program owns.
+    """Return the image, head, region and tile that a program owns.
 
-    All of it is in the grid's x: y and z end at 65535.
+    The grid uses only x, because y and z end at 65535.
     """
     per_head = R * tiles
     of_all = tl.program_id(0) // per_head
@@ -107,7 +102,7 @@ def _program(heads, R, tiles):
 
 @triton.jit
 def _load(pointer, offset, there, channel, HEAD_DIM: tl.constexpr):
-    """One head's part of tokens, zero where there is none: (tokens, d)."""
+    """Load one head of tokens, and zeros for masked ones: (tokens, d)."""
     return tl.load(
         pointer + offset[:, None] + channel[None, :],
         mask=there[:, None] & (channel < HEAD_DIM)[None, :],
@@ -164,7 +159,7 @@ def forward(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A tile of one region's queries, for one head of one image."""
+    """Compute a tile of queries of one region, for one head of one image."""
     image, head, region, tile = _program(heads, R, tl.cdiv(T, BLOCK_M))
     channel = tl.arange(0, BLOCK_D)
     Q += image * i_n + head * HEAD_DIM
@@ -197,8 +192,7 @@ def forward(
         offset = _offset(token, routed, SW, by_SW, w, by_w, i_row, i_col, i_y, i_x)
         k = _load(K, offset, keys, channel, HEAD_DIM)
         v = _load(V, offset, keys, channel, HEAD_DIM)
-        # Entries that are no key get -inf by the addition of a
-        # multiply-add, which costs nothing beside the multiplication.
+        # The -inf of masked entries is the addition of a multiply-add, so it is free.
         score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         score += tl.where(keys, 0.0, float('-inf'))[None, :]
         new = tl.maximum(largest, tl.max(score, 1))
@@ -214,7 +208,7 @@ def forward(
     keyless = total == 0.0
     total = tl.where(keyless, 1.0, total)
     out = out / total[:, None]
-    # An infinite log-sum-exp makes every weight of the backward pass zero.
+    # With an infinite log-sum-exp, all weights of the backward pass are zero.
     lse = tl.where(queries & ~keyless, largest + tl.log2(total), float('inf'))
     tl.store(LSE + ((image * heads + head) * R + region) * T + row, lse, mask=in_region)
     _store(
@@ -271,10 +265,9 @@ def backward_query(
     PRECISION: tl.constexpr,
     LIKE_INPUT: tl.constexpr,
 ):
-    """dQ of a tile of queries, and what dK and dV need to know of them.
+    """Compute dQ of a tile of queries, and what dK and dV need.
 
-    Of each query, STATISTICS holds the log-sum-exp and the sum over channels
-    of out * dout.
+    For each query, STATISTICS holds the log-sum-exp and the sum over channels of out * dout.
     """
     image, head, region, tile = _program(heads, R, tl.cdiv(T, BLOCK_M))
     channel = tl.arange(0, BLOCK_D)
@@ -300,7 +293,7 @@ def backward_query(
     out = _load(OUT + to_head, row_offset, queries, channel, HEAD_DIM)
     delta = tl.sum(out.to(tl.float32) * dout.to(tl.float32), 1)
     lse = tl.load(LSE + to_rows + row, mask=in_region, other=float('inf'))
-    # Side by side, since a kernel reads pairs with half the instructions.
+    # Stored as pairs, because these take half the instructions to read.
     tl.store(
         STATISTICS + (to_rows + row)[:, None] * 2 + tl.arange(0, 2)[None, :],
         tl.join(lse, delta),
@@ -321,7 +314,7 @@ def backward_query(
         dweight = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
         dscore = weight * (dweight - delta[:, None])
         dq += tl.dot(dscore.to(k.dtype), k, input_precision=PRECISION)
-    # The gradient is of exp, not of exp2.
+    # The factor turns the gradient of exp2 into that of exp.
     dq *= scale * LN_2
     if LIKE_INPUT:
         _store(DQ + to_inputs, offset_of_q, in_region, channel, dq, HEAD_DIM)
@@ -373,7 +366,7 @@ def backward_key(
     PRECISION: tl.constexpr,
     LIKE_INPUT: tl.constexpr,
 ):
-    """dK and dV of a tile of keys, from the queries that were routed there."""
+    """Compute dK and dV of a tile of keys, from the queries routed to them."""
     image, head, region, tile = _program(heads, R, tl.cdiv(T, BLOCK_N))
     channel = tl.arange(0, BLOCK_D)
     to_head = image * o_n + head * HEAD_DIM
@@ -420,8 +413,8 @@ def backward_key(
             HEAD_DIM,
         )
         at = (reader * T + token) * 2
-        # Not masked by `queries`: in padding the log-sum-exp is infinite, and
-        # the mask would be computed once more in this load's layout.
+        # `listed` suffices, because the log-sum-exp of padding is infinite. Triton would compute
+        # the mask `queries` again for the layout of this load.
         pair = tl.load(
             STATISTICS + at[:, None] + tl.arange(0, 2)[None, :], mask=listed[:, None], other=0.0
         )

@@ -1,9 +1,8 @@
-"""LayerNorm in its input's dtype, of a map or of the sum of two, in Triton.
+"""LayerNorm of a map, or of the sum of two maps, as Triton kernels.
 
-PyTorch's autocast runs LayerNorm in fp32: it casts the map, normalises, and
-casts the result back for the next layer. Here half precision goes in and out,
-and only the statistics are in fp32. The sum with a residual branch, and in the
-backward pass that of the two gradients, cost no kernel of their own.
+PyTorch's autocast runs LayerNorm in fp32: it casts the map, normalises, and casts the result back
+for the next layer. Here input and output stay in half precision, and only the statistics are in
+fp32. The same kernel adds the residual branch, and in the backward pass the two gradients.
 
 Shapes: M tokens of C channels, contiguous.
 """
@@ -17,14 +16,14 @@ from torch import Tensor
 
 from ..registration import register
 
-# Programs of the backward pass at most: each leaves a row of sums of the
-# weights' gradients. No more for a larger GPU, so that sums are the same.
+# Largest number of programs in the backward pass. Each writes one row of partial sums of the
+# weights' gradients. It is the same on all GPUs, so that the sums are, too.
 MAX_PROGRAMS = 512
 
 
 @triton.jit
 def _load(X, row, M, C, channel):
-    """Load whole tokens in fp32, zero where there are none: (tokens, C)."""
+    """Load whole tokens in fp32, and zeros beyond the last: (tokens, C)."""
     return tl.load(
         X + row.to(tl.int64)[:, None] * C + channel[None, :],
         mask=(row < M)[:, None] & (channel < C)[None, :],
@@ -63,7 +62,7 @@ def norm_forward(
     x = _load(X, row, M, C, channel)
     if ADD:
         x += _load(ADDED, row, M, C, channel)
-        # Rounded first: what is normalised is what the next layers see.
+        # Round first, to normalise what the next layers see.
         x = x.to(SUM.dtype.element_ty).to(tl.float32)
         _store(SUM, row, M, C, channel, x)
     mean = tl.sum(x, 1) / C
@@ -98,10 +97,10 @@ def norm_backward(
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Compute dX of each tile whose number is this program's modulo their
-    count, and these tiles' part of the gradients of weight and bias.
+    """Compute dX of some tiles, and their part of the gradients of weight and bias.
 
-    PARTIAL is (programs, 2, C).
+    A program handles the tiles whose number, modulo the number of programs, is its own. PARTIAL is
+    (programs, 2, C).
     """
     channel = tl.arange(0, BLOCK_C)
     there = channel < C
@@ -135,7 +134,7 @@ def norm_backward(
 
 
 def _tile(channels: int) -> dict:
-    """Choose a tile of some 2,000 elements, at 16 a thread."""
+    """Choose a tile of about 2,000 elements, 16 per thread."""
     block = triton.next_power_of_2(channels)
     return dict(BLOCK_C=block, BLOCK_M=max(1, 2048 // block), num_warps=4 if block <= 2048 else 8)
 
@@ -191,7 +190,7 @@ def _gradients_of(
             **tile,
         )
     dweight, dbias = partial.sum(0).to(weight.dtype)
-    return dx, dweight, dbias.clone()  # an op's outputs share no memory
+    return dx, dweight, dbias.clone()  # outputs of an op must not share memory
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""Routed attention with local context enhancement as one op, on GPUs.
+"""Routed attention with local context enhancement (LCE) as a single op, on GPUs.
 
-One op and not two, for the backward pass: the gradients of queries, keys and
-values are written side by side, as the projection's gradient, and LCE adds its
-own to the values' there. Separate ops would have them concatenated and added.
+It is one op for the sake of the backward pass, which writes the gradients of query, key and value
+into one tensor, the gradient of the projection, and lets LCE add its part in place. Two ops would
+need a concatenation and an addition.
 
 Shapes and arguments are those of :mod:`.block_reference`.
 """
@@ -34,10 +34,9 @@ def _forward(
     """Return the result, the attention's output and its log-sum-exp."""
     triton_block.refuse_faulty(qkv)
     qkv = qkv.contiguous()
+    query, key, value = _thirds(qkv, num_regions)
     out, lse = triton.checked_forward(
-        *_thirds(qkv, num_regions),
-        region_index,
-        *_settings(qkv, num_heads, scale, height, width, masked),
+        query, key, value, region_index, *_settings(qkv, num_heads, scale, height, width, masked)
     )
     result = qkv.new_empty((qkv.shape[0], height, width, qkv.shape[-1] // 3))
     triton_depthwise.run(
@@ -65,7 +64,7 @@ def _backward(
     qkv, dout = qkv.contiguous(), dout.contiguous()
     of_attention = dout
     if qkv.shape[1:3] != dout.shape[1:3]:
-        # Nobody reads what the padding holds.
+        # The values of the padding are not read.
         of_attention = dout.new_empty((*qkv.shape[:3], dout.shape[-1]))
         of_attention[:, :height, :width] = dout
     dqkv = torch.empty_like(qkv)
@@ -83,9 +82,10 @@ def _backward(
     return dqkv, *triton_depthwise.weight_gradients(dout, value, weight)
 
 
-def _thirds(qkv: Tensor, num_regions: int) -> Tuple[Tensor, ...]:
-    """Cut into queries, keys and values, (N, S, S, h, w, C) each."""
-    return tuple(partition(x, num_regions) for x in qkv.chunk(3, dim=-1))
+def _thirds(qkv: Tensor, num_regions: int) -> Tuple[Tensor, Tensor, Tensor]:
+    """Cut into query, key and value, (N, S, S, h, w, C) each."""
+    query, key, value = (partition(x, num_regions) for x in qkv.chunk(3, dim=-1))
+    return query, key, value
 
 
 def _values(qkv: Tensor) -> Tensor:
@@ -94,11 +94,11 @@ def _values(qkv: Tensor) -> Tensor:
 
 def _settings(
     qkv: Tensor, num_heads: int, scale: float, height: int, width: int, masked: bool
-) -> Tuple:
-    """Return the attention's settings, of heads and padding."""
+) -> Tuple[int, float, int, int, bool]:
+    """Return the arguments of attention that follow its tensors."""
     padded = qkv.shape[1:3] != (height, width)
-    valid_size = (height, width) if padded else (0, 0)
-    return num_heads, scale, *valid_size, not masked
+    valid_h, valid_w = (height, width) if padded else (0, 0)
+    return num_heads, scale, valid_h, valid_w, not masked
 
 
 def _outputs(
@@ -137,7 +137,7 @@ def _multiplications(qkv: flops.Shape, region_index: flops.Shape, num_regions: i
 
 
 def _lce_flops(qkv: flops.Shape, weight: flops.Shape, height: int, width: int, masked: bool) -> int:
-    """With the margin that other backends convolve and crop."""
+    """Count LCE with the margin that other backends convolve and crop."""
     n, rows, columns, channels = qkv
     margin = 0 if masked else weight[-1] // 2
     seen = min(rows, height + margin), min(columns, width + margin)

@@ -1,14 +1,13 @@
-"""Kernels for small regions: each query sees the whole map, through a mask.
+"""Triton kernels for small regions: each query sees the whole map through a mask.
 
-A tensor core's products have 16 rows. With regions of 4 tokens three quarters
-of them are empty, and every region's program reads k regions of keys again.
-Where a map has few keys, see :func:`.triton_config.sees_map`, a program here
-owns tokens of many regions, reads each key of the map once, and adds a bias:
--inf where a query's region is not routed to the key's, else log2 of how often
-it is.
+A tensor core's product has 16 rows. With regions of 4 tokens, three quarters of them are empty,
+and the program of each region reads its k regions of keys again. For maps of few keys, see
+:func:`.triton_config.sees_map`, a program here owns tokens of many regions, reads each key of the
+map once, and adds a bias to the scores: -inf if the query's region is not routed to the key's,
+else log2 of how often it is.
 
-Arguments are those of :mod:`.triton_kernels`, with BIAS for the routing index.
-A token's place is region * T + its place in the region.
+Arguments are those of :mod:`.triton_kernels`, with BIAS in place of the routing index. The place
+of a token is region * T + its index in the region.
 """
 
 import triton
@@ -16,7 +15,7 @@ import triton.language as tl
 
 from .triton_kernels import LN_2, SIZES, _divide, _load, _offset, _program, _store, _valid
 
-# Keys come in whole tiles of so many, the bias has -inf beyond the last.
+# Keys come in whole tiles of this size; the bias is -inf beyond the last key.
 TILE = tl.constexpr(64)
 
 
@@ -36,11 +35,11 @@ def _places(
     BLOCK: tl.constexpr,
     CROP: tl.constexpr,
 ):
-    """Tokens of the map from one place on.
+    """Locate BLOCK tokens of the map, from one place on.
 
     Returns:
-        Place, token and region, whether the map has that many, and whether
-        what is there counts (with CROP, padding does not).
+        Place, token and region; whether the padded map has the place; and whether the token
+        counts (padding does not, with CROP).
     """
     place = start + tl.arange(0, BLOCK)
     there = place < R * T
@@ -83,10 +82,10 @@ def map_bias(
     OF_KEYS: tl.constexpr,
     CROP_KEYS: tl.constexpr,
 ):
-    """What is added to the scores of one region's tokens: (N, R, places).
+    """Compute what is added to the scores of one region's tokens: (N, R, places).
 
-    OF_KEYS: the region's tokens are the keys and the places those of queries,
-    else the other way round.
+    With OF_KEYS the region's tokens are the keys and the places are those of queries, otherwise
+    the other way round.
     """
     image = (tl.program_id(0) // R).to(tl.int64)
     own = tl.program_id(0) % R
@@ -161,7 +160,7 @@ def map_forward(
     CROP_KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A tile of one image's queries, for one head."""
+    """Compute a tile of queries of one image, for one head."""
     image, head, _, tile = _program(heads, 1, tl.cdiv(R * T, BLOCK_M))
     channel = tl.arange(0, BLOCK_D)
     Q += image * i_n + head * HEAD_DIM
@@ -258,7 +257,7 @@ def map_backward_query(
     PRECISION: tl.constexpr,
     LIKE_INPUT: tl.constexpr,
 ):
-    """dQ of a tile of one image's queries, and STATISTICS of them."""
+    """Compute dQ and STATISTICS of a tile of queries of one image, for one head."""
     image, head, _, tile = _program(heads, 1, tl.cdiv(R * T, BLOCK_M))
     channel = tl.arange(0, BLOCK_D)
     Q += image * i_n + head * HEAD_DIM
@@ -348,7 +347,7 @@ def map_backward_key(
     PRECISION: tl.constexpr,
     LIKE_INPUT: tl.constexpr,
 ):
-    """dK and dV of a tile of one image's keys, from all its queries."""
+    """Compute dK and dV of a tile of keys of one image, from all its queries."""
     image, head, _, tile = _program(heads, 1, tl.cdiv(R * T, BLOCK_N))
     channel = tl.arange(0, BLOCK_D)
     to_head = image * o_n + head * HEAD_DIM

@@ -1,9 +1,8 @@
-"""Routing in two kernels, and its inverse in one, in Triton.
+"""Routing and the inverse of a routing index, as Triton kernels.
 
-The first kernel takes the means of all regions, the second multiplies them and
-keeps each region's best k; of maps of few tokens the second takes the means
-itself. Means, products and comparisons are in fp32, without TF32. Of equal
-affinities the region with the lower number comes first.
+One kernel computes the means of all regions; the next multiplies them and keeps the best k of each
+region. For maps of few tokens the latter computes the means, too. Means, products and comparisons
+are in fp32, without TF32. Of equal affinities the region with the lower number comes first.
 
 Shapes and arguments are those of :mod:`.triton_kernels`.
 """
@@ -20,10 +19,10 @@ from ..registration import register_constant
 from . import triton_block
 from .triton_kernels import _offset, _valid, reciprocal
 
-# Up to so many tokens an image each program reads them all.
+# Up to this many tokens per image, each program reads all of them.
 FEW_TOKENS = 1024
-BLOCK_ROWS = 16  # of a tensor core's products
-# Without a variant for 1 and for multiples of 16, as in triton_kernels.
+BLOCK_ROWS = 16  # rows of a tensor core's product
+# Not specialised on 1 and multiples of 16, as in triton_kernels.
 SIZES = ('R', 'T', 'SW', 'h', 'w', 'valid_h', 'valid_w', 'by_SW', 'by_w')
 
 
@@ -49,7 +48,7 @@ def _mean(
     CROP: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
-    """Means of regions' tokens on the map: (regions, channels) in fp32."""
+    """Average the tokens of regions that are on the map: (regions, channels) in fp32."""
     there = (region < R)[:, None] & (channel < C)[None, :]
     total = tl.zeros(there.shape, tl.float32)
     count = tl.zeros(region.shape, tl.int32)
@@ -94,9 +93,9 @@ def region_means(
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Means of one region's queries or keys, for some of the channels.
+    """Average the queries or the keys of one region, for some of the channels.
 
-    MEANS is (2, N, R, C): of queries, then of keys.
+    MEANS is (2, N, R, C): first the queries, then the keys.
     """
     blocks = tl.cdiv(C, BLOCK_C)
     channel = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -161,7 +160,7 @@ def route(
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """The best k regions of some regions of one image: (N, R, k)."""
+    """Choose the best k regions of some regions of one image: (N, R, k)."""
     tiles = tl.cdiv(R, BLOCK_M)
     image = (tl.program_id(0) // tiles).to(tl.int64)
     own = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -212,12 +211,12 @@ def route(
             BLOCK_T,
         )
         affinity += tl.dot(query, tl.trans(key), input_precision='ieee')
-    if CROP:  # a region whose first token is padding has none
+    if CROP:  # a region has no token on the map if its first is padding
         occupied = _valid(region * 0, region, SW, by_SW, h, w, by_w, valid_h, valid_w)
         affinity = tl.where(occupied[None, :], affinity, float('-inf'))
 
-    # One integer to compare: the affinity's bits, such that they ascend with
-    # it (nan above all, -0 as 0), and below them the region, descending.
+    # Compare integers: the bits of the affinity, changed so that they ascend with it (nan is
+    # largest, -0 is 0), and below them the number of the region, descending.
     affinity += 0.0
     bits = affinity.to(tl.int32, bitcast=True)
     bits = tl.where(affinity == affinity, bits ^ ((bits >> 31) & 0x7FFFFFFF), 0x7FFFFFFF)
@@ -234,9 +233,9 @@ def route(
 
 @triton.jit(do_not_specialize=('R', 'topk'))
 def readers(INDEX, START, READER, R, topk, BLOCK: tl.constexpr):
-    """The regions of one image that attend to one, ascending.
+    """List the regions of one image that attend to one region, ascending.
 
-    Entries START[n, j] to START[n, j+1] of READER[n] are those of region j.
+    READER[n], from START[n, j] to START[n, j+1], lists those that attend to region j.
     """
     image = (tl.program_id(0) // R).to(tl.int64)
     region = tl.program_id(0) % R
@@ -261,11 +260,11 @@ def readers(INDEX, START, READER, R, topk, BLOCK: tl.constexpr):
 
 
 def inverse(region_index: Tensor) -> Tuple[Tensor, Tensor]:
-    """The inverse of a routing index.
+    """Invert a routing index.
 
     Returns:
-        (N, R+1) and (N, R*k), int32: entries start[n, j] to start[n, j+1] of
-        reader[n] are the regions whose queries attend to region j, ascending.
+        start, (N, R+1), and reader, (N, R*k), int32: reader[n], from start[n, j] to start[n, j+1],
+        lists the regions whose queries attend to region j, ascending.
     """
     batch, regions, topk = region_index.shape
     start = region_index.new_empty((batch, regions + 1), dtype=torch.int32)
@@ -277,7 +276,7 @@ def inverse(region_index: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def _route(query: Tensor, key: Tensor, topk: int, valid_h: int, valid_w: int) -> Tensor:
-    """See :func:`biformer_mm.ops.routing_index`; 0 without a valid size."""
+    """See :func:`biformer_mm.ops.routing_index`; without a valid size, both are 0."""
     triton_block.refuse_faulty(query)
     if query.stride(-1) != 1 or query.stride() != key.stride():
         query, key = query.contiguous(), key.contiguous()
@@ -309,7 +308,7 @@ def _route(query: Tensor, key: Tensor, topk: int, valid_h: int, valid_w: int) ->
 
 
 def _means(query: Tensor, key: Tensor, valid_h: int, valid_w: int) -> Tuple[Tensor, Tensor]:
-    """Of each region, as maps of one token a region."""
+    """Average each region; the results are maps of one token per region."""
     n, sh, sw, h, w, channels = query.shape
     means = query.new_empty((2, n, sh, sw, 1, 1, channels), dtype=torch.float32)
     tile = dict(BLOCK_T=32, BLOCK_C=64)
@@ -325,7 +324,8 @@ def _means(query: Tensor, key: Tensor, valid_h: int, valid_w: int) -> Tuple[Tens
         CROP=valid_h > 0,
         **tile,
     )
-    return means.unbind(0)
+    query_means, key_means = means.unbind(0)
+    return query_means, key_means
 
 
 def _sizes(x: Tensor, valid_h: int, valid_w: int) -> Tuple[int, ...]:
@@ -338,7 +338,7 @@ def _outputs(query: Tensor, key: Tensor, topk: int, valid_h: int, valid_w: int) 
     return query.new_empty((query.shape[0], regions, topk), dtype=torch.int64)
 
 
-# The product of the means, as PyTorch counts it.
+# Counts the product of the means, as for PyTorch's ops.
 routing = register_constant(
     'routing_index', _route, _outputs, count=lambda query, key, *_, **__: flops.routing(query)
 )

@@ -9,11 +9,12 @@ import pytest
 from broken_data import IMAGES, annotations, resize
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
-from pycocotools.mask import encode
+from pycocotools.mask import encode, frPyObjects
 from tool_runner import ROOT
 
 from biformer_mm.datasets.checks import KINDS, SEVERITIES, Problem, plan, scan, scanning
 from biformer_mm.datasets.checks.coco import read_coco
+from biformer_mm.datasets.checks.coco_objects import _wrong_counts
 from biformer_mm.datasets.checks.guard import guard_data
 from biformer_mm.datasets.checks.items import Item, Rules, check_item
 from biformer_mm.datasets.checks.pictures import Loading
@@ -91,6 +92,18 @@ def test_image_cut_short(tmp_path, suffix, options, keep):
         assert found == ['corrupt']
     else:
         assert found == ['truncated']
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
+def test_what_follows_the_picture_does_not_matter(tmp_path, suffix):
+    """Cameras add data of their own; a file system that crashed adds zeros."""
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    data = cv2.imencode(suffix, image)[1].tobytes()
+    path = tmp_path / f'a{suffix}'
+    path.write_bytes(data + bytes(100))
+    assert check_item(RULES, Item(str(path))) == []
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) // 2))
+    assert kinds(check_item(RULES, Item(str(path)))) == ['truncated']
 
 
 def test_thumbnail_is_not_taken_for_the_picture(tmp_path):
@@ -319,11 +332,55 @@ def test_run_length_codes_of_either_kind_are_read(copy):
         (plain, []),
         (packed, []),
         (plain[1:], ['mask-invalid']),
+        (plain[:-1], ['mask-invalid']),
         (packed[:-1], ['mask-invalid']),
     ):
         with annotations(path) as content:
             change_first(segmentation=dict(size=[64, 64], counts=counts))(content)
         assert kinds(check_coco(path)[1]) == expected
+
+
+@pytest.mark.parametrize(
+    'counts, said',
+    [
+        ('', 'do not sum to its pixels'),
+        ('0', 'do not sum to its pixels'),
+        ('\ud800', 'do not sum to its pixels'),
+        ([5000], 'do not sum to its pixels'),
+        ([-1, 4097], 'do not sum to its pixels'),
+        ([2**70], 'do not sum to its pixels'),
+        (['a'], 'do not sum to its pixels'),
+        ([[4096]], 'do not sum to its pixels'),
+        # pycocotools reads on behind these, and writes where it must not.
+        ('zzzo', 'end in the middle of a number'),
+        ('o\0' + 'o' * 4000, 'end in the middle of a number'),
+        (None, 'are a NoneType, not a list or a text'),
+        ({}, 'are a dict, not a list or a text'),
+    ],
+)
+def test_a_wrong_run_length_code_is_explained(copy, counts, said):
+    path = copy('coco') / 'annotations' / 'instances_train.json'
+    with annotations(path) as content:
+        change_first(segmentation=dict(size=[64, 64], counts=counts))(content)
+    (problem,) = check_coco(path)[1]
+    assert problem.kind == 'mask-invalid'
+    assert problem.detail == f"annotation 1 of 000000.jpg: mask's counts {said}"
+
+
+def test_run_length_codes_agree_with_their_runs():
+    """Of random codes, some of them damaged, against the sum of the runs."""
+    rng = np.random.default_rng(0)
+    right = 0
+    for i in range(300):
+        runs = rng.integers(0, 60, rng.integers(1, 9)).tolist()
+        off = int(rng.integers(-2, 3)) if i % 2 else 0
+        code = frPyObjects(dict(size=[1, sum(runs)], counts=runs), 1, sum(runs))['counts']
+        pixels = sum(runs) + off
+        for counts in (runs, code.decode()):
+            fits = pixels > 0 and _wrong_counts(counts, pixels) is None
+            assert fits == (pixels > 0 and off == 0), (runs, off)
+        right += off == 0
+    assert 150 <= right < 300
 
 
 def test_images_of_one_id(copy):

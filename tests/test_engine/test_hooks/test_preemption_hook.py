@@ -252,9 +252,9 @@ def test_all_processes_end_when_one_is_told(monkeypatch):
     hook = PreemptionHook()
     monkeypatch.setattr(preemption_hook, 'is_distributed', lambda: True)
     monkeypatch.setattr(preemption_hook, 'all_reduce', lambda x, op: x)
-    assert not hook._told()
+    assert not hook._any_received()
     monkeypatch.setattr(preemption_hook, 'all_reduce', lambda x, op: x.fill_(1))
-    assert hook._told()
+    assert hook._any_received()
 
 
 @pytest.mark.parametrize('method', get_all_start_methods())

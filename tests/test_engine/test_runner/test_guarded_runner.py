@@ -230,5 +230,5 @@ def test_any_runner_is_guarded():
 
     for kind in ('MyRunner', MyRunner):
         assert guarded(kind).__mro__[1:3] == (GuardedRun, MyRunner)
-    with pytest.raises(KeyError, match='NoSuch is not the name of a runner'):
+    with pytest.raises(ValueError, match='NoSuch is not the name of a runner'):
         guarded('NoSuch')

@@ -131,20 +131,16 @@ def test_loops_become_resumable():
 
 
 def test_out_of_memory_names_the_levers():
-    with pytest.raises(UsageError) as error:
-        with launch.out_of_memory_advice():
-            torch.empty(1 << 58)
+    with pytest.raises(UsageError) as error, launch.out_of_memory_advice():
+        torch.empty(1 << 58)
     for lever in ('batch_size', 'with_cp=True', '--amp', 'allocate memory'):
         assert lever in str(error.value)
-    with pytest.raises(UsageError, match='CUDA out of memory'):
-        with launch.out_of_memory_advice():
-            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried')
-    with pytest.raises(UsageError, match='MemoryError'):
-        with launch.out_of_memory_advice():
-            raise MemoryError
-    with pytest.raises(RuntimeError, match='something else'):
-        with launch.out_of_memory_advice():
-            raise RuntimeError('something else')
+    with pytest.raises(UsageError, match='CUDA out of memory'), launch.out_of_memory_advice():
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried')
+    with pytest.raises(UsageError, match='MemoryError'), launch.out_of_memory_advice():
+        raise MemoryError
+    with pytest.raises(RuntimeError, match='something else'), launch.out_of_memory_advice():
+        raise RuntimeError('something else')
 
 
 def amp_config():

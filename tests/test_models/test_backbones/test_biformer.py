@@ -254,7 +254,7 @@ def test_num_regions_and_topks_per_stage():
         (dict(arch=dict(TINY_TEST_ARCH, stem='linear')), "one of .'conv', 'patch'.; got 'linear'"),
         (
             dict(arch=dict(TINY_TEST_ARCH, head_dim=12)),
-            'multiples of head_dim; got 16 with head_dim=12',
+            'multiple of head_dim; got embed_dims=16 and head_dim=12',
         ),
         (
             dict(arch=dict(TINY_TEST_ARCH, embed_dims=(16, 16, 32, 36))),
