@@ -12,7 +12,7 @@ DOCS_VENV = $(VENV).docs
 # more of pytest's options
 PYTEST_OPTIONS ?=
 # a process of one thread for each core; to debug: make test PARALLEL=
-PARALLEL ?= -n auto --dist worksteal
+PARALLEL ?= -n auto
 
 # The environment is the locked one: nothing of the caller's shell may come before it, nor these variables, whose
 # names others read too, reach what runs there.
@@ -42,12 +42,13 @@ lint: setup
 	"$(VENV)/bin/python" -m mypy biformer_mm/ops biformer_mm/models
 
 test: setup
-	"$(VENV)/bin/python" -m pytest $(PARALLEL) $(PYTEST_OPTIONS)
+	"$(VENV)/bin/python" -m pytest $(if $(PARALLEL),$(PARALLEL) --dist worksteal) $(PYTEST_OPTIONS)
 
 test-all: test
 	@$(MAKE) --no-print-directory test-slow PYTHON="$(PYTHON)" VENV="$(VENV)" LOCK="$(LOCK)" PYTEST_OPTIONS="$(PYTEST_OPTIONS)"
 
-# Nothing is resolved. DeepSpeed compiles what it needs when it is used, by the ninja on the path.
+# Nothing is resolved. DeepSpeed compiles what it needs when it is used, by the ninja on the path. A file's tests stay in
+# one process: some share results that take minutes.
 test-slow: setup
 	@cmp -s requirements/second_tier.txt "$(SECOND_TIER)/installed.txt" || { \
 	rm -rf "$(SECOND_TIER)" && mkdir "$(SECOND_TIER)" && \
@@ -55,7 +56,7 @@ test-slow: setup
 	    --target "$(SECOND_TIER)" -r requirements/second_tier.txt && \
 	cp requirements/second_tier.txt "$(SECOND_TIER)/installed.txt"; }
 	PATH="$$(cd "$(VENV)/bin" && pwd):$$PATH" PYTHONPATH="$$(cd "$(SECOND_TIER)" && pwd)" \
-	    "$(VENV)/bin/python" -m pytest -m slow $(PARALLEL) $(PYTEST_OPTIONS)
+	    "$(VENV)/bin/python" -m pytest -m slow $(if $(PARALLEL),$(PARALLEL) --dist loadfile) $(PYTEST_OPTIONS)
 
 test-upstream:
 	@$(MAKE) --no-print-directory test PYTHON="$(PYTHON)" VENV="$(UPSTREAM_VENV)" LOCK=upstream.txt PYTEST_OPTIONS="$(PYTEST_OPTIONS)"

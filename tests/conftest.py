@@ -1,6 +1,7 @@
 import os
 import shutil
 import time
+from collections import Counter
 from importlib.util import find_spec
 
 if 'PYTEST_XDIST_WORKER' in os.environ:
@@ -34,6 +35,19 @@ def pytest_addoption(parser):
         metavar='SECONDS',
         help='start no test later than this, in seconds as of `date +%s`',
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items):
+    """Mark the cases of a test as slow, all but the first N of `first_tier(N)`."""
+    cases = Counter()
+    for item in items:
+        mark = item.get_closest_marker('first_tier')
+        if mark:
+            test = item.nodeid.partition('[')[0]
+            cases[test] += 1
+            if cases[test] > mark.args[0]:
+                item.add_marker('slow')
 
 
 @pytest.hookimpl(tryfirst=True)

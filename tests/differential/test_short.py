@@ -37,6 +37,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
 def test_case(check, case):
     check(case)

@@ -12,12 +12,12 @@ from matrix.cells import COLUMNS
 from matrix.processes import start
 from matrix.refusals import OLD_TORCH, REFUSALS, find_refusal
 from matrix.table import last_line, needs_deepspeed, read_page, read_table, to_cell, write_table
-from matrix.tiers import CONFIGS, marks
+from matrix.tiers import CONFIGS
 
 
 def parameters():
     for config in CONFIGS:
-        marked = marks(config)
+        marked = [pytest.mark.slow]
         if needs_deepspeed(config):
             marked.append(pytest.mark.skip(reason='deepspeed is missing'))
         for column in COLUMNS:

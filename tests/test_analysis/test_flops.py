@@ -38,6 +38,7 @@ def tiny(backend):
     )
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize(
     'arch, gflops', [('tiny', 2.2), ('small', 4.5), ('base', 9.8), ('stl', 4.6)]
 )

@@ -30,6 +30,7 @@ def check_seconds(seconds):
     assert 0 < seconds['min'] <= seconds['median'] <= seconds['max']
 
 
+@pytest.mark.slow
 def test_dry_run_ends_well(dry):
     process, folder, results = dry
     assert process.returncode == 0, process.stdout[-3000:]

@@ -179,6 +179,7 @@ def run_hidden(environment, folder, names, *command):
     )
 
 
+@pytest.mark.slow
 def test_without_timm_biformer_is_measured(tmp_path, environment):
     pytest.importorskip('triton', minversion='3.0')
     out = tmp_path / 'out'
@@ -204,6 +205,7 @@ def test_without_timm_biformer_is_measured(tmp_path, environment):
         assert ('seconds' in row) != swin
 
 
+@pytest.mark.slow
 def test_backbones_are_compared_without_mmengine(tmp_path, environment):
     result = run_hidden(
         environment,

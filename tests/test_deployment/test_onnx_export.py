@@ -73,6 +73,7 @@ def batches_file(onnx, tmp_path_factory):
     return model, written, path
 
 
+@pytest.mark.first_tier(1)
 @needs_export
 @pytest.mark.parametrize(
     'backend, padding', [('sdpa', 'masked'), ('reference', 'legacy'), ('auto', 'masked')]
@@ -134,6 +135,7 @@ def test_onnx_gives_the_golden_outputs(name, onnx, tmp_path):
         assert (out - arrays[f'out/{i}']).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_onnx_takes_any_batch(onnx, batches_file):
     model, written, path = batches_file
     values = (*written.graph.input, *written.graph.output)
@@ -159,6 +161,7 @@ def test_onnx_holds_no_path_of_a_source(onnx, batches_file):
     assert b'biformer' not in Path(batches_file[2]).read_bytes()
 
 
+@pytest.mark.slow
 def test_onnx_takes_any_size_that_the_regions_divide(onnx, tmp_path):
     import onnxruntime
 
@@ -215,6 +218,7 @@ def test_open_size_is_refused(num_regions, message, onnx, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_half_precision(onnx, tmp_path):
     """Weights are halves, and results are as close as halves are."""
     model, path = make(), str(tmp_path / 'model.onnx')

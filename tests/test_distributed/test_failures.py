@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+import pytest
 from process_runner import SEGMENTOR, start, start_two
 from tool_runner import ROOT, run_tool
 
@@ -37,6 +38,7 @@ def test_torchrun_ends_when_a_process_is_killed(data_options, tmp_path):
     assert launcher.returncode != 0
 
 
+@pytest.mark.slow
 def test_survivor_ends_without_torchrun(data_options, tmp_path):
     survivor, victim = start_two(
         'slurm',

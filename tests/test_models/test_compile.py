@@ -75,6 +75,7 @@ def assert_close(found, expected, **tolerance):
         torch.testing.assert_close(value, expected[name], msg=lambda m: f'{name}: {m}', **tolerance)
 
 
+@pytest.mark.first_tier(3)
 @needs_compile
 @pytest.mark.parametrize('padding', ['legacy', 'masked'])
 def test_compiles_without_a_graph_break(backend, padding):

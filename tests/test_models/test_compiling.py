@@ -121,6 +121,7 @@ def test_routing_of_a_compiled_network(settings):
         assert (x == y).all()
 
 
+@pytest.mark.slow
 @needs_26
 @pytest.mark.parametrize('with_cp', [False, True])
 def test_equals_eager(settings, with_cp):

@@ -110,6 +110,7 @@ def test_tolerances_are_those_of_the_tests():
         assert limits == (self_check.TOLERANCES[name],) * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype, head_dim', [(torch.float32, 32), (torch.float16, 24)])
 def test_right_kernels_pass(dtype, head_dim):
     assert self_check.first_error(CPU, dtype, head_dim, triton._run) is None
@@ -131,6 +132,7 @@ def test_problems_hold_what_the_kernels_distinguish():
         assert problem.topk == 1 or (chosen[..., 1:] == chosen[..., :-1]).any()
 
 
+@pytest.mark.first_tier(3)
 @pytest.mark.parametrize('name', BREAKS)
 def test_wrong_kernels_are_found(name, monkeypatch, tmp_path, gpu):
     break_kernels(monkeypatch, tmp_path, name)
@@ -283,9 +285,11 @@ class TestBlock:
         spec.loader.exec_module(broken)
         monkeypatch.setattr(module, kernel, getattr(broken, kernel))
 
+    @pytest.mark.slow
     def test_right_kernels_pass(self):
         assert triton_block.first_error(CPU, torch.float16) is None
 
+    @pytest.mark.first_tier(3)
     @pytest.mark.parametrize('name', BREAKS)
     def test_wrong_kernels_are_found(self, name, monkeypatch, tmp_path):
         self.break_kernel(name, monkeypatch, tmp_path)

@@ -34,6 +34,7 @@ def random_case(seed):
     )
 
 
+@pytest.mark.first_tier(5)
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_random_shapes(backend, device, dtype):
     token = torch.zeros(1, device=device, dtype=DTYPES[dtype])

@@ -39,6 +39,7 @@ def test_diff_is_of_the_config(diff):
     assert 'biformer' not in without.pretty_text.lower()
 
 
+@pytest.mark.slow
 def test_mmdets_tool_trains_biformer(tmp_path):
     make_shapes(tmp_path / 'data' / 'shapes', num_train=4, num_val=2)
     tool = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'

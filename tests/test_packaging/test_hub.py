@@ -29,6 +29,7 @@ def test_base_is_the_config(name, tmp_path):
     assert cfg == Config.fromfile(ROOT / 'configs' / f'{name}.py').to_dict()
 
 
+@pytest.mark.slow
 def test_tools_know_the_prefix(tmp_path):
     inherit(tmp_path, f'{NAMES[0]}.py')
     output = run_tool('train.py', 'mine.py', cwd=tmp_path, ok=False)

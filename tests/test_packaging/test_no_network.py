@@ -127,6 +127,7 @@ here.sendto(b'', 'here')
     assert connections.read_text() == ''
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize(
     'tool, args',
     [

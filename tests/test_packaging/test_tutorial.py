@@ -46,6 +46,7 @@ def outputs(notebook, kind):
     ]
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_shows_what_it_says(executed):
     folder, notebook = executed
     work_dir = folder / 'work_dirs' / 'tutorial'

@@ -69,12 +69,14 @@ def test_problems_are_listed_by_file_and_as_json(root, tmp_path):
     assert all(p['detail'] for p in content['problems'])
 
 
+@pytest.mark.slow
 def test_warnings_fail_only_where_that_is_asked_for(root):
     IMAGES['cmyk'](root / 'train' / '000000.jpg')
     assert check(root)[-2] == 'warnings: cmyk 1'
     assert check(root, '--strict', ok=False)[-2] == 'warnings: cmyk 1'
 
 
+@pytest.mark.slow
 def test_notes_never_fail_and_splits_can_be_left_out(root):
     IMAGES['grey'](root / 'train' / '000000.jpg')
     with annotations(root / 'annotations' / 'instances_train.json') as content:

@@ -71,6 +71,7 @@ def example_of(text):
     return text.rstrip().split('\nexample:\n  ')[1]
 
 
+@pytest.mark.slow
 def test_help_ends_in_an_example_of_the_tool_itself(help_texts):
     for tool, text in help_texts.items():
         example = example_of(text)
@@ -101,6 +102,7 @@ def checkout(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_examples_work_as_printed(help_texts, checkout):
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ['PATH']])
 

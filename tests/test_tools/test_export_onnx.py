@@ -50,6 +50,7 @@ def config(name):
     return config_checks.CONFIGS / f'{name}.py'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, names',
     [
@@ -144,6 +145,7 @@ def test_images_reach_the_network_as_in_the_framework(shapes):
     torch.testing.assert_close(images[1], expected.float())
 
 
+@pytest.mark.slow
 def test_size_that_a_head_fixes_is_refused(onnxruntime, run, tmp_path):
     """Semantic FPN's neck is exported with the sizes of the maps in it."""
     error = run(

@@ -25,6 +25,7 @@ def options(config, data):
     return ['--cfg-options', *found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'config, layout, metric',
     [

@@ -108,6 +108,7 @@ def test_test_shows_and_dumps(trained, shapes, tmp_path):
     assert 'bboxes' in predictions[0]['pred_instances']
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize(
     'change, message',
     [
@@ -137,6 +138,7 @@ def test_test_refuses_weights_that_do_not_fit(trained, shapes, tmp_path, change,
     assert 'Traceback' not in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'tool, args, trusted',
     [
@@ -175,6 +177,7 @@ def test_only_trust_runs_what_a_checkpoint_holds(trained, shapes, tmp_path, tool
         assert proof.exists()
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize(
     'tool, args, message',
     [
@@ -196,6 +199,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tool, args, message, tmp_pat
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_distributed_scripts_run_on_cpus(shapes, tmp_path):
     run_tool(
         'dist_train.sh',

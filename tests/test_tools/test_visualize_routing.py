@@ -39,6 +39,7 @@ def images(shapes):
     return sorted((shapes / 'val').glob('*'))[:2]
 
 
+@pytest.mark.slow
 def test_draws_every_image_with_the_weights_given(images, tmp_path):
     config = CONFIGS / 'retinanet_biformer_demo.py'
     torch.manual_seed(0)

@@ -184,6 +184,7 @@ default_hooks = dict(logger=dict(interval=1))
 """
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_training(tmp_path):
     """By tools/train.py, with workers, augmentations and stochastic depth."""
     make_shapes(tmp_path / 'data/shapes/imagenet', 'imagenet', 16, 8, image_size=64)

@@ -118,6 +118,7 @@ def tf32():
     torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.first_tier(3)
 @pytest.mark.parametrize('attend_padding', [False, True])
 @pytest.mark.parametrize(
     'case', [*PADDED, (1, 2, 2, 3, 5, 1, 64, 2, (5, 9)), (1, 2, 2, 3, 5, 1, 96, 2, (5, 9))]
@@ -170,6 +171,7 @@ def test_follows_the_flag_of_older_pytorch(monkeypatch):
         assert triton_config.precision_of(torch.float32) == expected
 
 
+@pytest.mark.slow
 def test_grid_is_of_one_dimension(monkeypatch, way):
     """65535 is the most that a grid's y can have."""
     grids = []
@@ -306,6 +308,7 @@ def test_refuses_maps_beyond_32_bits():
     assert '2**31' in reason
 
 
+@pytest.mark.first_tier(8)
 @pytest.mark.parametrize('first', range(0, 200, 10))
 def test_random_shapes(first, monkeypatch):
     for seed in range(first, first + 10):

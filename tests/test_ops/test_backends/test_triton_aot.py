@@ -44,6 +44,12 @@ FIGURES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_interpreter(monkeypatch):
+    """The tool unsets it, also where it is only imported: other tests need it again."""
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+
+
 def compiled(folder, *args):
     """Rows of the tool's table, by column."""
     lines = run_tool(TOOL, *args, cwd=folder).splitlines()
@@ -61,6 +67,7 @@ def needs_assembler(capability):
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'capability',
     [pytest.param(x, marks=() if x in FIRST_TIER else pytest.mark.slow) for x in SHARED_MEMORY],
