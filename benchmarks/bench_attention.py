@@ -1,4 +1,4 @@
-"""Time, peak memory and error of the attention op; needs torch alone.
+"""Time, peak memory and error of the attention op; needs only torch and einops.
 
     PYTHONPATH=. python benchmarks/bench_attention.py
     PYTHONPATH=. python benchmarks/bench_attention.py --size 512 --dtype bf16

@@ -107,7 +107,7 @@ def _build_registered(library: str, name: str, preset: str, options: Dict) -> nn
         options.setdefault('out_norm', 'LN' if detection else 'BN')
         options.setdefault('arch', name)
         backbone = BiFormer(**options)
-        # It may run on a GPU alone, and is not there yet.
+        # It may run only on a GPU, and is not there yet.
         channels = parse_arch(options['arch'])['embed_dims'][-1]
     else:
         import mmdet.models.backbones as backbones

@@ -89,3 +89,8 @@ def annotations(path: Path) -> Iterator[Dict]:
     content = json.loads(path.read_text())
     yield content
     path.write_text(json.dumps(content))
+
+
+def change_first(**fields):
+    """A function that changes fields of the first annotation of a content."""
+    return lambda content: content['annotations'][0].update(fields)

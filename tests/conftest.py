@@ -107,6 +107,14 @@ def healthy(tmp_path_factory):
     }
 
 
+@pytest.fixture(scope='session')
+def checkpoints(tmp_path_factory):
+    """Paths of random weights of a model of each kind, with names of the classes."""
+    from random_models import save_checkpoints
+
+    return save_checkpoints(tmp_path_factory.mktemp('weights'))
+
+
 @pytest.fixture
 def copy(healthy, tmp_path):
     """Copies of a layout's healthy data, to be broken."""

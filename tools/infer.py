@@ -36,6 +36,13 @@ from biformer_mm.utils.cli import (
 from biformer_mm.utils.errors import UsageError
 from biformer_mm.utils.quiet import quiet_known_warnings
 
+# What to print for the library's arguments in errors.
+OPTIONS = {
+    'task must be': '--task must be',
+    "task='auto'": '--task auto',
+    "task='det', 'seg' or 'cls'": '--task det, seg or cls',
+    'leave task out': 'leave --task out',
+}
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 # What results add to an input's name.
@@ -92,7 +99,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     quiet_known_warnings()
     args = parse_args()
-    with usage_errors('infer.py'):
+    with usage_errors('infer.py', OPTIONS):
         if not 0 <= args.score_thr <= 1:
             raise UsageError(f'--score-thr must be from 0 to 1; got {args.score_thr}')
         check_writable('--out', args.out, folder=True)

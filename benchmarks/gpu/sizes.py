@@ -156,7 +156,7 @@ DRY = Sizes(
     ),
     maps=((2, 8, 8, 32, 2, 2),),
     growth=((64,), 'sdpa'),
-    tests=('tests/test_ops/test_backends/test_triton.py', '-k', 'reciprocals or refuses'),
+    tests=('tests/test_ops/test_backends', '-k', 'reciprocals or refuses_maps'),
     workers=1,
     repeats=1,
     seconds=1e-4,

@@ -59,7 +59,7 @@ def read_run(folder: str, warn: Callable[[str], None]) -> Run:
         UsageError: The folder does not exist or has no training log.
     """
     if not osp.isdir(folder):
-        raise UsageError(f'there is no folder {folder}; give the --work-dir of a training')
+        raise UsageError(f'there is no folder {folder}; give the work_dir of a training')
     found = sorted(Path(folder).glob('*/vis_data')) or [
         path for path in [Path(folder, 'vis_data')] if path.is_dir()
     ]
@@ -69,7 +69,7 @@ def read_run(folder: str, warn: Callable[[str], None]) -> Run:
         raise UsageError(
             f'{folder} must hold the JSON logs of a training by MMEngine, '
             'TIMESTAMP/vis_data/TIMESTAMP.json with a record at least; it has '
-            'none; give the --work-dir of a training'
+            'none; give the work_dir of a training'
         )
     run = Run(sessions, {}, {})
     for session in sessions:

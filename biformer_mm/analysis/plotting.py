@@ -7,7 +7,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from biformer_mm.utils.atomic_file import whole_file
-from biformer_mm.utils.cli import check_writable
 from biformer_mm.utils.errors import UsageError
 
 FORMATS = ('.png', '.svg', '.pdf')
@@ -52,12 +51,10 @@ def check_format(path: str) -> None:
     """Refuse an output path for a figure before the work starts.
 
     Raises:
-        UsageError: The suffix is not in :data:`FORMATS`, or the path cannot be
-            written.
+        UsageError: The suffix is not in :data:`FORMATS`.
     """
     if osp.splitext(path)[1].lower() not in FORMATS:
-        raise UsageError(f'--out must end in one of {", ".join(FORMATS)}; got {path}')
-    check_writable('--out', path)
+        raise UsageError(f'path must end in one of {", ".join(FORMATS)}; got {path}')
 
 
 def save(figure: Figure, path: str) -> None:
@@ -74,4 +71,4 @@ def save(figure: Figure, path: str) -> None:
         with whole_file(path) as unfinished, rc_context(STYLE):
             figure.savefig(unfinished, format=osp.splitext(path)[1][1:].lower(), dpi=150)
     except OSError as error:
-        raise UsageError(f'{path} cannot be written: {error}; give --out another path') from error
+        raise UsageError(f'{path} cannot be written: {error}; choose another path') from error

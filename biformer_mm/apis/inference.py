@@ -259,15 +259,15 @@ def _choose_task(cfg: Config, task: str) -> str:
     found = {scope: task for task, scope in _SCOPES.items()}.get(scope)
     if task == 'auto' and not found:
         raise UsageError(
-            "--task auto goes by the config's default_scope, one of "
+            "task='auto' goes by the config's default_scope, one of "
             f'{", ".join(_SCOPES.values())}; got {scope!r} of '
-            f'{cfg.filename or "it"}; give --task det, seg or cls'
+            f"{cfg.filename or 'it'}; give task='det', 'seg' or 'cls'"
         )
     if found and task not in ('auto', found):
         raise UsageError(
-            f'--task must be what the config is for, {found} '
+            f'task must be what the config is for, {found} '
             f'by its default_scope {scope!r}; got {task}; leave '
-            '--task out'
+            'task out'
         )
     return found or task
 

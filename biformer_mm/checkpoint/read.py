@@ -39,8 +39,8 @@ _MODELS = ('state_dict', 'model')
 _LOCK = threading.RLock()  # for torch's list of safe names, one per process
 _AGAIN = 'compare its size or sha256 with the original and get it again'
 _OPT_IN = (
-    'get a file of weights alone or, if you trust who made it, set '
-    'trust=True in init_cfg or --trust of the tools'
+    'get a file with only weights or, if you trust who made it, set '
+    'trust=True in the call or in init_cfg'
 )
 
 

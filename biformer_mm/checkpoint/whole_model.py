@@ -132,7 +132,7 @@ def _find_task(inside: Mapping, others: Mapping) -> Optional[str]:
 
 def _describe(task: Optional[str]) -> str:
     return {'cls': 'a classifier', 'det': 'a detector', 'seg': 'a segmentor'}.get(
-        task, 'a backbone alone'
+        task, 'only a backbone'
     )
 
 

@@ -39,7 +39,10 @@ class Tolerance(NamedTuple):
 
 FP32 = Tolerance(output=1e-4, routing=1e-5)
 FP16 = Tolerance(output=1e-2, routing=1e-3)
-_CURE = 'nothing is written; export without --dynamic-size and --fp16, or report it with the config'
+_CURE = (
+    'nothing is written; export without Dynamic(size=True) and half=True, '
+    'or report it with the config'
+)
 
 
 class OutputDifference(NamedTuple):

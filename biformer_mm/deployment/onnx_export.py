@@ -21,7 +21,6 @@ from biformer_mm.ops.dispatch import PORTABLE
 from biformer_mm.utils.atomic_file import whole_file
 from biformer_mm.utils.errors import UsageError
 
-from ..utils.cli import check_writable
 from .onnx_check import FP16, FP32, Agreement, compare
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def _backbone(model: nn.Module) -> BiFormer:
     if not isinstance(backbone, BiFormer):
         kind = 'none' if backbone is None else type(backbone).__name__
         raise UsageError(
-            "--backbone exports a BiFormer's maps; the backbone "
+            "backbone=True exports a BiFormer's maps; the backbone "
             f'of {type(model).__name__} is {kind}: leave it out'
         )
     return backbone
@@ -126,7 +125,7 @@ def _output_names(network: nn.Module) -> Tuple[str, ...]:
         'what is exported whole is RetinaNet, a segmentor with one decode '
         'head that gives one map, or a classifier, as others have no one '
         f'result before post-processing; got {type(network).__name__}; add '
-        '--backbone to export a BiFormer backbone alone'
+        'backbone=True to export only a BiFormer backbone'
     )
 
 
@@ -155,8 +154,7 @@ def pin_backend(model: nn.Module) -> Tuple[str, ...]:
             raise UsageError(
                 "an exported graph has only PyTorch's own ops, so its "
                 f'attention is {" or ".join(PORTABLE)}; {name} asks for '
-                f'{backend!r}; add '
-                '--cfg-options model.backbone.attn_backend=auto'
+                f"{backend!r}; set attn_backend='auto'"
             )
         found.add(backend)
     return tuple(sorted(found - {None}))
@@ -174,13 +172,14 @@ def size_step(backbone: nn.Module) -> int:
     step = 32
     if not isinstance(backbone, BiFormer):
         raise UsageError(
-            f'--dynamic-size is for BiFormer backbones; got {type(backbone).__name__}; leave it out'
+            'Dynamic(size=True) is for BiFormer backbones; got '
+            f'{type(backbone).__name__}; leave it out'
         )
     for stage, blocks in enumerate(backbone.stages):
         num_regions = getattr(blocks[0].attn, 'num_regions', 1)
         if num_regions == 'auto':
             raise UsageError(
-                '--dynamic-size needs one number of regions for all sizes; '
+                'Dynamic(size=True) needs one number of regions for all sizes; '
                 "got num_regions='auto'; leave it out"
             )
         side = (4 << stage) * num_regions
@@ -241,16 +240,15 @@ def export_onnx(
 
 
 def check_target(out: str, shape: Sequence[int], force: bool) -> None:
-    """Raise UsageError unless images have a valid size and ``out`` can be written."""
+    """Raise UsageError unless images have a valid size, and ``out`` is new or ``force`` set."""
     if not all(MIN_SIDE <= side <= _MAX_SIDE for side in shape):
         raise UsageError(
-            f'--shape must be at least {MIN_SIDE} x {MIN_SIDE} '
+            f'images must be at least {MIN_SIDE} x {MIN_SIDE} '
             f'and at most {_MAX_SIDE} x {_MAX_SIDE}; got '
             f'{tuple(shape)}'
         )
     if osp.exists(out) and not osp.isdir(out) and not force:
-        raise UsageError(f'{out} exists; add --force to overwrite it')
-    check_writable('--out', out)
+        raise UsageError(f'{out} exists; add force=True to overwrite it')
 
 
 def require_packages() -> None:
@@ -296,8 +294,8 @@ def _to_onnx(
     except Exception as error:  # of many kinds, none documented
         raise UsageError(
             f'PyTorch {torch.__version__} cannot export this model '
-            f'({_first_cause(error)}); export without --dynamic-size, or '
-            '--backbone alone'
+            f'({_first_cause(error)}); export without '
+            'Dynamic(size=True), or with backbone=True'
         ) from error
     foreign = {node.domain for node in model.graph.node} - {''}
     if foreign or model.functions:
@@ -340,9 +338,9 @@ def _check_multiple(images: Tensor, step: int) -> None:
     good = tuple(step * max(2, round(x / step)) for x in size)
     if size != good:
         raise UsageError(
-            f'--dynamic-size needs --shape in multiples of {step}, where its '
+            f'Dynamic(size=True) needs images in multiples of {step}, where its '
             f'regions divide every map, and of at least {2 * step}; got '
-            f'{size[0]} {size[1]}; take --shape {good[0]} {good[1]}'
+            f'{size[0]} {size[1]}; take images of {good[0]} {good[1]}'
         )
 
 

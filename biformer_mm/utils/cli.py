@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Sequence
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
 
 import torch
 from mmengine.config import Config, DictAction
@@ -69,6 +69,12 @@ _DIVISORS = (
     'optim_wrapper.accumulative_counts',
     *(f'{split}_dataloader.batch_size' for split in _SPLITS),
 )
+
+# What errors of the library say, and what the tools print for it.
+_OPTIONS = {
+    'in the call or in init_cfg': 'in init_cfg or --trust of the tools',
+    'point elsewhere with': 'point elsewhere with --cfg-options',
+}
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -173,7 +179,7 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
         action=_Shape,
         required=True,
         metavar=('H', 'W'),
-        help='height and width of the image in pixels; H alone is a square',
+        help='height and width of the image in pixels; one number means a square',
     )
 
 
@@ -329,19 +335,27 @@ def _field(cfg: Config, name: str) -> Any:
 
 
 @contextmanager
-def usage_errors(prog: str) -> Iterator[None]:
+def usage_errors(prog: str, options: Optional[Mapping[str, str]] = None) -> Iterator[None]:
     """End the program with one line instead of a traceback on a UsageError.
 
     In a distributed run, the first process of a machine prints it at once. The
     others wait, so that they print it only if the first does not fail.
+
+    Args:
+        prog: The program's name in the line.
+        options: What to print for the arguments that the library's errors
+            name, such as ``{'force=True': '--force'}``.
     """
     try:
         yield
     except UsageError as error:
+        text = str(error)
+        for argument, option in {**_OPTIONS, **(options or {})}.items():
+            text = text.replace(argument, option)
         if int(os.environ.get('LOCAL_RANK', 0)) > 0:
             # The launcher ends all processes when the first has failed.
             time.sleep(10)
-        sys.exit(f'{prog}: error: {error}')
+        sys.exit(f'{prog}: error: {text}')
 
 
 def markdown_table(rows: Sequence[Sequence[str]], left: int = 0) -> str:

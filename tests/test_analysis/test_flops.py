@@ -4,7 +4,7 @@ from mmengine.analysis import get_model_complexity_info
 
 from biformer_mm.analysis.cost import make_counter
 from biformer_mm.models import BiFormer
-from biformer_mm.ops import available_backends, partition, region_attention
+from biformer_mm.ops import available_backends
 
 BACKENDS = [
     name
@@ -63,20 +63,3 @@ def test_pytorch_counts_a_backbone_alike(backend):
             pytorch_count(lambda: tiny(name).eval()(image)) for name in (backend, 'reference')
         )
     assert found == expected
-
-
-@pytest.mark.skipif(not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
-@pytest.mark.parametrize('backend', [name for name in BACKENDS if name in ('cpu', 'triton')])
-def test_pytorch_counts_the_op_as_its_own_attention(backend):
-    """Two products forward, five backward, of queries with routed keys."""
-    n, s, tokens, channels, topk = 2, 3, 6, 32, 4
-    qkv = [partition(torch.randn(n, 2 * s, 3 * s, channels), s).requires_grad_() for _ in range(3)]
-    index = torch.rand(n, s * s, s * s).topk(topk).indices
-    product = 2 * n * s**2 * tokens * topk * tokens * channels
-
-    def forward():
-        return region_attention(*qkv, index, num_heads=2, scale=1.0, backend=backend)
-
-    assert pytorch_count(forward) == 2 * product
-    out = forward().sum()
-    assert pytorch_count(out.backward) == 5 * product

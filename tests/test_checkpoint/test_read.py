@@ -162,7 +162,7 @@ def test_only_trust_runs_code(zipped, tmp_path):
     with pytest.raises(
         CheckpointError,
         match=f'^{path} would run code when read: its pickle asks for '
-        r'posix\.system; .*trust=True in init_cfg or --trust',
+        r'posix\.system; .*set trust=True in the call or in init_cfg$',
     ):
         read_checkpoint(path)
     assert not proof.exists()

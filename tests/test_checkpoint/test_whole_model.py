@@ -248,7 +248,7 @@ def test_task_must_be_what_is_there():
     ):
         convert_model(weights, 'det', 'a.pth')
     del weights['head.weight'], weights['head.bias']
-    with pytest.raises(CheckpointError, match='is a backbone alone, not a cl'):
+    with pytest.raises(CheckpointError, match='is only a backbone, not a cl'):
         convert_model(weights, 'cls')
 
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from biformer_mm.ops.backends import cpu, cpu_chunked
+from biformer_mm.ops import dispatch, self_check
+from biformer_mm.ops.backends import cpu, cpu_chunked, sdpa
 
 DEVICES = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
 
@@ -25,3 +26,19 @@ def backend(request, device, monkeypatch):
     if way == 'many tiles':
         monkeypatch.setattr(cpu_chunked, 'TILE_BYTES', 1)
     return name
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A CPU that the backend takes for a GPU; where passes are remembered."""
+    from biformer_mm.ops.backends import triton
+
+    monkeypatch.setattr(triton, 'interpreted', lambda: False)
+    monkeypatch.setattr(triton, 'unsuitable', lambda device: None)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
+    monkeypatch.setattr(self_check, 'describe', lambda device: 'a card')
+    monkeypatch.setattr(self_check, '_found', {})
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.delenv(self_check.ENV_VAR, raising=False)
+    monkeypatch.setattr(dispatch, '_BACKENDS', dict(triton=triton, sdpa=sdpa))
+    return tmp_path / 'biformer_mm' / 'self_check'

@@ -1,7 +1,6 @@
 """A wrong kernel does not reach a user: Triton's interpreter plays the GPU."""
 
 import importlib.util
-import re
 import warnings
 from pathlib import Path
 
@@ -10,15 +9,15 @@ import tolerances
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from biformer_mm.ops import dispatch, region_attention, self_check
-from biformer_mm.ops.backends import sdpa
+from biformer_mm.ops import region_attention, self_check
 
 pytest.importorskip('triton', minversion='3.0')
-from biformer_mm.ops.backends import triton, triton_block  # noqa: E402
+from biformer_mm.ops.backends import triton  # noqa: E402
 from biformer_mm.ops.backends.triton_config import sees_map  # noqa: E402
 
 if torch.cuda.is_available():
     pytest.skip('Triton is not interpreted here', allow_module_level=True)
+pytestmark = pytest.mark.usefixtures('gpu')
 CPU = torch.device('cpu')
 # What breaks the kernels, what the self-check has to say of it, and which of
 # its problems shows it.
@@ -41,20 +40,6 @@ BREAKS = {
     'does not compile': ('dq *= scale * LN_2', 'dq *= no_such_name', 'no_such_name', 1),
     'times routed': ('score += bias', 'score += 0.9 * bias', 'o is off', 4),
 }
-
-
-@pytest.fixture(autouse=True)
-def gpu(monkeypatch, tmp_path):
-    """A CPU that the backend takes for a GPU; where passes are remembered."""
-    monkeypatch.setattr(triton, 'interpreted', lambda: False)
-    monkeypatch.setattr(triton, 'unsuitable', lambda device: None)
-    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
-    monkeypatch.setattr(self_check, 'describe', lambda device: 'a card')
-    monkeypatch.setattr(self_check, '_found', {})
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    monkeypatch.delenv(self_check.ENV_VAR, raising=False)
-    monkeypatch.setattr(dispatch, '_BACKENDS', dict(triton=triton, sdpa=sdpa))
-    return tmp_path / 'biformer_mm' / 'self_check'
 
 
 @pytest.fixture
@@ -249,58 +234,3 @@ class TestNothingRuns:
         ):
             attend(op=model)
         torch.testing.assert_close(attend(op=compiled()), attend('sdpa'))
-
-
-class TestBlock:
-    """The kernels beside the attention are checked, too."""
-
-    BREAKS = {
-        'layer_norm': ('layer_norm', 'norm_forward',
-                       'tl.rsqrt(', '1.1 * tl.rsqrt('),
-        'add_layer_norm': ('layer_norm', 'norm_backward', 'dx += _load(DSUM',
-                           'dx += 0.9 * _load(DSUM'),
-        'add_depthwise': ('depthwise', 'convolve',
-                          'SIZE * SIZE - 1 - tap if FLIP else tap', 'tap'),
-        'routing': ('routing', 'route', 'for start in range(0, C, BLOCK_C)',
-                    'for start in range(BLOCK_C, C, BLOCK_C)'),
-    }  # fmt: skip
-
-    def break_kernel(self, name, monkeypatch, tmp_path):
-        file, kernel, right, wrong = self.BREAKS[name]
-        module = importlib.import_module(f'biformer_mm.ops.backends.triton_{file}')
-        source = Path(module.__file__).read_text()
-        assert source.count(right) == 1
-        path = tmp_path / 'broken_kernel.py'
-        path.write_text(
-            re.sub(
-                'from ..registration import (.*)',
-                r'\1 = lambda *_, **__: None',
-                source.replace(right, wrong),
-            )
-        )
-        spec = importlib.util.spec_from_file_location(
-            'biformer_mm.ops.backends.broken_kernel', path
-        )
-        broken = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(broken)
-        monkeypatch.setattr(module, kernel, getattr(broken, kernel))
-
-    @pytest.mark.slow
-    def test_right_kernels_pass(self):
-        assert triton_block.first_error(CPU, torch.float16) is None
-
-    @pytest.mark.first_tier(3)
-    @pytest.mark.parametrize('name', BREAKS)
-    def test_wrong_kernels_are_found(self, name, monkeypatch, tmp_path):
-        self.break_kernel(name, monkeypatch, tmp_path)
-        x = torch.zeros(1, 2, 2, 16)
-        with pytest.warns(RuntimeWarning, match=f'on this GPU: {name} '):
-            reason = triton_block.unsupported_reason(x)
-        assert reason.startswith(f'its self-check failed on this GPU ({name} ')
-        with pytest.raises(RuntimeError, match='compile again'):
-            triton_block.refuse_faulty(x)
-
-    def test_nothing_runs_in_a_trace(self, monkeypatch):
-        monkeypatch.setattr(triton_block, 'first_error', lambda *_: 'it ran')
-        monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
-        assert triton_block.unsupported_reason(torch.zeros(1, 2, 2, 16)) is None

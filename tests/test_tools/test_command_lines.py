@@ -1,6 +1,7 @@
 """What all command lines have in common."""
 
 import argparse
+import ast
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ from tool_runner import ROOT, load_module
 
 from biformer_mm.apis.model import build_model
 from biformer_mm.datasets import make_shapes
-from biformer_mm.utils.cli import add_shape, markdown_table
+from biformer_mm.utils.cli import _OPTIONS, add_shape, markdown_table
 
 TOOLS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'tools').rglob('*.py'))
 # Whose examples take minutes, or packages that need not be there; they have
@@ -39,6 +40,10 @@ OTHERS = {
     '--device': {'--gpu', '--cuda', '--cpu'},
     '--cfg-options': {'--options', '--override'},
 }
+PACKAGE = ROOT / 'biformer_mm'
+# Modules that only the tools call, and whose texts may name options.
+FRONT = [*PACKAGE.glob('engine/**/*.py'), PACKAGE / 'utils/cli.py', PACKAGE / 'utils/quiet.py']
+LIBRARY = sorted({*PACKAGE.rglob('*.py')} - {*FRONT})
 
 
 @pytest.fixture(scope='module')
@@ -142,6 +147,23 @@ def test_no_option_has_two_spellings(help_texts):
     for tool, text in help_texts.items():
         for ours, others in OTHERS.items():
             assert not others & set(options(text)), (tool, ours)
+
+
+def test_the_library_names_no_options():
+    found = [path for path in LIBRARY if re.search(r'(?<!-)--[a-z]', path.read_text())]
+    assert not found
+
+
+def test_arguments_that_tools_print_as_options_are_in_texts_of_the_library():
+    nodes = [node for path in LIBRARY for node in ast.walk(ast.parse(path.read_text()))]
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    arguments = list(_OPTIONS)
+    for tool in TOOLS:
+        if '\nOPTIONS = {' in (ROOT / tool).read_text():
+            arguments += load_module(ROOT / tool).OPTIONS
+    assert 'force=True' in arguments
+    for argument in arguments:
+        assert any(isinstance(text, str) and argument in text for text in texts), argument
 
 
 def test_unknown_options_are_refused_with_the_usage():

@@ -173,6 +173,10 @@ def test_size_that_a_head_fixes_is_refused(onnxruntime, run, tmp_path):
             ['retinanet_biformer_demo', '--cfg-options', 'model.backbone.attn_backend=cpu'],
             "stages.0.0.attn asks for 'cpu'; add --cfg-options model.backbone.attn_backend=auto",
         ),
+        (
+            ['biformer_demo', '--shape', 64, 96, '--dynamic-size'],
+            r'--dynamic-size needs --shape in multiples of \d+, .*; take --shape \d+ \d+$',
+        ),
         (['retinanet_biformer_demo', '--image', 'none.jpg'], '--image: none.jpg is no image'),
         (['retinanet_biformer_dem'], 'did you mean .*retinanet_biformer_demo.py'),
     ],
@@ -185,6 +189,14 @@ def test_refusals(args, message, onnxruntime, run, tmp_path):
     assert error.startswith('export_onnx.py: error: ')
     assert re.search(message, error), error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_overwritten_only_with_force(onnxruntime, run, tmp_path):
+    out = tmp_path / 'model.onnx'
+    out.write_text('older')
+    error = run(config('biformer_demo'), '--shape', 64, 64, '--out', out)
+    assert error == f'export_onnx.py: error: {out} exists; add --force to overwrite it'
+    assert out.read_text() == 'older'
 
 
 def test_old_pytorch_is_told(run, tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ import os
 import sys
 
 import cv2
-import golden
 import numpy as np
 import pytest
 import torch
@@ -16,21 +15,13 @@ from mmpretrain import ImageClassificationInferencer
 from mmseg.apis import MMSegInferencer
 from PIL import Image
 from pycocotools import mask as rle
+from random_models import CONFIGS
 from tool_runner import ROOT, load_module, run_tool
 
 from biformer_mm.apis import inference
-from biformer_mm.apis.model import build_model
 from biformer_mm.datasets import make_scene, scene_rng
 
 SIZE = 96
-CONFIGS = dict(
-    det='retinanet_biformer_demo',
-    mask='mask_rcnn_biformer_demo',
-    seg='semantic_fpn_biformer_demo',
-    cls='biformer_demo',
-)
-SHAPES = ('circle', 'square', 'triangle', 'star')
-COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
 
 
 class Runs:
@@ -58,24 +49,6 @@ def call(tool, monkeypatch):
         tool.main()
 
     return call
-
-
-@pytest.fixture(scope='module')
-def checkpoints(tmp_path_factory):
-    """Random weights of a model of each kind, with names of the classes."""
-    folder = tmp_path_factory.mktemp('weights')
-    paths = {}
-    for task, name in CONFIGS.items():
-        torch.manual_seed(0)
-        model, _ = build_model(Config.fromfile(ROOT / 'configs' / f'{name}.py'))
-        state = model.state_dict()
-        if task == 'det':  # scores that count
-            state['bbox_head.retina_cls.bias'].zero_()
-        count = 5 if task == 'seg' else 4
-        meta = dict(classes=tuple(f'kind {i}' for i in range(count)), palette=COLOURS[:count])
-        paths[task] = folder / f'{task}.pth'
-        torch.save(dict(state_dict=state, meta=dict(dataset_meta=meta)), paths[task])
-    return paths
 
 
 @pytest.fixture
@@ -201,74 +174,6 @@ def test_threshold_applies_to_json_and_picture(call, options, image, tmp_path):
     # Of the colours in the order of the original, but for JPEG's losses.
     assert np.abs(bare.astype(int) - original).mean() < 4
     assert np.abs(drawn.astype(int) - original).mean() > 10
-
-
-def predictor(task, checkpoint, change=lambda content: None):
-    """From a checkpoint whose content is changed."""
-    content = torch.load(checkpoint, weights_only=True)
-    change(content)
-    path = checkpoint.with_name('changed.pth')
-    torch.save(content, path)
-    cfg = Config.fromfile(ROOT / 'configs' / f'{CONFIGS[task]}.py')
-    return inference.build_predictor(cfg, str(path))
-
-
-def test_palette_of_the_checkpoint_reaches_the_picture(checkpoints):
-
-    def always_2(content):
-        content['state_dict']['decode_head.conv_seg.weight'].zero_()
-        content['state_dict']['decode_head.conv_seg.bias'][2] = 1
-
-    predict, _ = predictor('seg', checkpoints['seg'], always_2)
-    prediction = predict(np.zeros((400, 500, 3), np.uint8))
-    assert prediction.overlay.shape == (400, 500, 3)
-    assert (prediction.label_map == 2).all()
-    colour = np.median(prediction.overlay, axis=(0, 1))
-    red, green, blue = COLOURS[2]
-    # Opacity 0.6.
-    np.testing.assert_allclose(colour, [0.6 * blue, 0.6 * green, 0.6 * red], atol=1)
-
-
-@pytest.mark.parametrize('task', ['det', 'seg', 'cls'])
-def test_names_fall_back_to_the_config_then_to_numbers(task, checkpoints):
-    count = 5 if task == 'seg' else 4
-    of_config = ['background', *SHAPES] if task == 'seg' else list(SHAPES)
-    if task == 'cls':  # CustomDataset has no names but its folders'
-        of_config = ['0', '1', '2', '3']
-
-    def too_many(content):
-        content['meta']['dataset_meta']['classes'] += ('one more',)
-
-    for change in (lambda content: content.pop('meta'), too_many):
-        predict, source = predictor(task, checkpoints[task], change)
-        assert predict.names == of_config
-        assert ('numbers' if task == 'cls' else 'the config') in source
-    predict, source = predictor(task, checkpoints[task])
-    assert predict.names == [f'kind {i}' for i in range(count)]
-    assert source == 'the checkpoint'
-
-
-def test_palette_falls_back_too(checkpoints):
-    meta = inference.class_names(torch.nn.ModuleDict(dict(head=Head(3))), classes_in_config(), {})
-    assert meta[0] == ['a', 'b', 'c']
-    assert len(set(meta[1])) == 3  # made up, and distinct
-    names, palette, _ = inference.class_names(
-        torch.nn.ModuleDict(dict(head=Head(3))),
-        classes_in_config(),
-        dict(classes=['x', 'y', 'z'], palette=[[1, 2, 3]] * 3),
-    )
-    assert (names, palette) == (['x', 'y', 'z'], [(1, 2, 3)] * 3)
-
-
-class Head(torch.nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.num_classes = num_classes
-
-
-def classes_in_config():
-    dataset = dict(type='CustomDataset', metainfo=dict(classes=list('abc')))
-    return Config(dict(default_scope='mmpretrain', test_dataloader=dict(dataset=dataset)))
 
 
 @pytest.fixture
@@ -478,6 +383,21 @@ def test_usage_errors(go, args, message):
     assert not os.path.exists('outputs')
 
 
+@pytest.mark.parametrize(
+    'scope, task, message',
+    [
+        ('mmpretrain', 'seg', 'error: --task must be what .* got seg; leave --task out$'),
+        (None, 'auto', 'error: --task auto goes by .*; give --task det, seg or cls$'),
+    ],
+)
+def test_task_that_does_not_fit_is_refused(scope, task, message, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw('a.png')
+    (tmp_path / 'config.py').write_text(f'default_scope = {scope!r}')
+    with pytest.raises(SystemExit, match=message):
+        call('a.png', '--config', 'config.py', '--checkpoint', 'none', '--task', task)
+
+
 def write_video(path, count, codec='MJPG'):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 12.5, (SIZE + 1, SIZE))
     assert writer.isOpened()
@@ -580,26 +500,6 @@ def test_a_checkpoint_is_data(call, options, image, checkpoints, tmp_path):
     assert (tmp_path / 'ran').exists()
 
 
-@torch.no_grad()
-def test_released_checkpoints(tmp_path):
-    arrays = golden.load('classifier_s7')
-    names = [f'old {i}' for i in range(10)]
-    torch.save(
-        dict(model=golden.section(arrays, 'state'), meta=dict(CLASSES=names)),
-        tmp_path / 'released.pth',
-    )
-    cfg = Config.fromfile(ROOT / 'configs/biformer_s_in1k.py')
-    cfg.model.backbone.arch = golden.small_arch()[0]
-    cfg.model.head.update(in_channels=cfg.model.backbone.arch['embed_dims'][3], num_classes=10)
-    predict, source = inference.build_predictor(cfg, str(tmp_path / 'released.pth'))
-    assert (predict.names, source) == (names, 'the checkpoint')
-    model = predict.inferencer.model
-    golden.assert_close(
-        model.head(model.extract_feat(arrays['x'])), arrays['out'], golden.OUT_RTOL, 'logits'
-    )
-    assert len(predict(np.zeros((50, 60, 3), np.uint8)).result['classes']) == 5
-
-
 def test_checkpoints_must_fit(call, options, image, checkpoints, tmp_path):
     content = torch.load(checkpoints['cls'], weights_only=True)
     del content['state_dict']['head.fc.bias']
@@ -608,32 +508,6 @@ def test_checkpoints_must_fit(call, options, image, checkpoints, tmp_path):
     args[3] = tmp_path / 'c.pth'
     with pytest.raises(SystemExit, match='missing: head.fc.bias'):
         call(image, *args, '--out', tmp_path / 'out')
-
-
-def test_task(checkpoints):
-    cfg = Config.fromfile(ROOT / 'configs' / f'{CONFIGS["det"]}.py')
-    checkpoint = str(checkpoints['det'])
-    with pytest.raises(inference.UsageError, match='is for, det.*got seg'):
-        inference.build_predictor(cfg, checkpoint, 'seg')
-    cfg.default_scope = None
-    with pytest.raises(inference.UsageError, match='give --task det, seg or'):
-        inference.build_predictor(cfg, checkpoint)
-    predict, _ = inference.build_predictor(cfg, checkpoint, 'det')
-    result = predict(np.zeros((50, 60, 3), np.uint8)).result
-    assert (result['task'], result['width']) == ('detection', 60)
-
-
-def test_configs_without_test_or_visualizer(checkpoints):
-    cfg = Config.fromfile(ROOT / 'configs' / f'{CONFIGS["det"]}.py')
-    before = cfg.pretty_text
-    cfg.visualizer = None
-    predict, _ = inference.build_predictor(cfg, str(checkpoints['det']))
-    assert predict(np.zeros((50, 60, 3), np.uint8)).overlay.size
-    assert cfg.visualizer is None  # the caller's is not touched
-    cfg = Config.fromstring(before, '.py')
-    cfg.test_dataloader = None
-    with pytest.raises(inference.UsageError, match='no test_dataloader'):
-        inference.build_predictor(cfg, str(checkpoints['det']))
 
 
 def test_as_a_command(options, image, tmp_path):

@@ -1,5 +1,6 @@
 import pytest
 
+from biformer_mm.datasets.checks.paths import check_data
 from biformer_mm.utils import cli
 from biformer_mm.utils.errors import UsageError
 
@@ -9,6 +10,21 @@ def test_usage_errors_end_in_one_line(monkeypatch):
     with pytest.raises(SystemExit) as error, cli.usage_errors('train.py'):
         raise UsageError('no such thing')
     assert error.value.code == 'train.py: error: no such thing'
+
+
+def test_usage_errors_name_options_instead_of_arguments():
+    with pytest.raises(SystemExit) as error, cli.usage_errors('a.py', {'force=True': '--force'}):
+        raise UsageError('b.onnx exists; add force=True to overwrite it')
+    assert error.value.code == 'a.py: error: b.onnx exists; add --force to overwrite it'
+
+
+def test_usage_errors_name_the_option_for_fields_of_a_config():
+    cfg = dict(train_dataloader=dict(dataset=dict(type='CocoDataset', data_root='nowhere')))
+    with pytest.raises(SystemExit) as error, cli.usage_errors('train.py'):
+        check_data(cfg, ['train'])
+    assert error.value.code.endswith(
+        'or point elsewhere with --cfg-options train_dataloader.dataset.data_root=PATH'
+    )
 
 
 def test_usage_errors_of_other_processes_leave_the_first_time(monkeypatch):

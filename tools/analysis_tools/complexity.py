@@ -21,9 +21,17 @@ from biformer_mm.analysis.complexity import (
 )
 from biformer_mm.analysis.plotting import STYLE, check_format, line, save
 from biformer_mm.ops import auto_num_regions
-from biformer_mm.utils.cli import make_parser, markdown_table, print_report, usage_errors
+from biformer_mm.utils.cli import (
+    check_writable,
+    make_parser,
+    markdown_table,
+    print_report,
+    usage_errors,
+)
 from biformer_mm.utils.errors import UsageError
 
+# What to print for the library's arguments in errors.
+OPTIONS = {'path must end': '--out must end', 'choose another path': 'give --out another path'}
 MOST = 10**5  # of all options: beyond any network
 
 FOOTNOTES = """
@@ -77,9 +85,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with usage_errors('complexity.py'):
+    with usage_errors('complexity.py', OPTIONS):
         if args.out is not None:
             check_format(args.out)
+            check_writable('--out', args.out)
         for name in ('channels', 'topk'):
             check_range(f'--{name}', getattr(args, name))
         auto = args.num_regions == 'auto'

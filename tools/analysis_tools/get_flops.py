@@ -1,7 +1,7 @@
 """Parameters, multiply-adds and activations of a config's model, by part.
 
 Inference on one image of the size given is counted; mostly nothing is
-computed for it, as tensors that have a shape alone pass through the model.
+computed for it, as the tensors have only a shape and no values.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from biformer_mm.utils.quiet import quiet_known_warnings
 FOOTNOTES = """
 multiply-adds: of convolutions and matrix products, a multiplication and the
   addition after it being one; activations: the numbers that these put out,
-  of fused attention its result alone"""
+  of fused attention only its result"""
 
 
 def parse_args() -> argparse.Namespace:

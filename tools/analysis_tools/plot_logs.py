@@ -17,9 +17,15 @@ from matplotlib.figure import Figure
 
 from biformer_mm.analysis.logs import Curve, Run, read_run
 from biformer_mm.analysis.plotting import STYLE, check_format, line, save
-from biformer_mm.utils.cli import make_parser, print_report, usage_errors
+from biformer_mm.utils.cli import check_writable, make_parser, print_report, usage_errors
 from biformer_mm.utils.errors import UsageError
 
+# What to print for the library's arguments in errors.
+OPTIONS = {
+    'path must end': '--out must end',
+    'choose another path': 'give --out another path',
+    'work_dir of a training': '--work-dir of a training',
+}
 LABELS = {
     'lr': 'learning rate',
     'memory': 'peak GPU memory, MiB',
@@ -63,8 +69,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with usage_errors('plot_logs.py'):
+    with usage_errors('plot_logs.py', OPTIONS):
         check_format(args.out)
+        check_writable('--out', args.out)
         if args.smooth < 1 or args.smooth % 2 == 0:
             raise UsageError(
                 '--smooth must be an odd number of points, as '
@@ -81,7 +88,7 @@ def main() -> None:
     if others:
         lines.append(f'not drawn, for --keys: {", ".join(others)}')
     if not args.keys and 'memory' not in keys:
-        lines.append('no memory is in these logs: MMEngine logs that of GPUs alone')
+        lines.append('no memory is in these logs: MMEngine logs only that of GPUs')
     print_report('\n'.join([*lines, args.out]))
 
 

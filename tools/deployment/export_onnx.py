@@ -31,12 +31,25 @@ from biformer_mm.utils.cli import (
     add_cfg_options,
     add_shape,
     add_trust,
+    check_writable,
     make_parser,
     read_config,
     usage_errors,
 )
 from biformer_mm.utils.errors import UsageError
 from biformer_mm.utils.quiet import quiet_known_warnings
+
+# What to print for the library's arguments in errors.
+OPTIONS = {
+    'backbone=True': '--backbone',
+    'Dynamic(size=True)': '--dynamic-size',
+    'half=True': '--fp16',
+    'force=True': '--force',
+    'images must be at least': '--shape must be at least',
+    'needs images in': 'needs --shape in',
+    'take images of': 'take --shape',
+    "set attn_backend='auto'": 'add --cfg-options model.backbone.attn_backend=auto',
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,12 +73,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--dynamic',
         action='store_true',
-        help='let the file take any number of images at once, not 1 alone',
+        help='let the file take any number of images at once, not only 1',
     )
     parser.add_argument(
         '--dynamic-size',
         action='store_true',
-        help='let it take every H and W whose maps the regions divide, not --shape alone',
+        help='let it take every H and W whose maps the regions divide, not only --shape',
     )
     parser.add_argument(
         '--fp16',
@@ -87,9 +100,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     quiet_known_warnings()
     args = parse_args()
-    with usage_errors('export_onnx.py'):
+    with usage_errors('export_onnx.py', OPTIONS):
         require_packages()
         check_target(args.out, args.shape, args.force)
+        check_writable('--out', args.out)
         cfg = read_config(args.config, args.cfg_options)
         read_as_data(cfg, args.trust)
         model, _ = build_model(cfg, args.checkpoint, trust=args.trust)

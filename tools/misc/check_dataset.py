@@ -34,6 +34,9 @@ from biformer_mm.utils.cli import (
 from biformer_mm.utils.errors import UsageError
 from biformer_mm.utils.quiet import quiet_known_warnings
 
+# What to print for the library's arguments in errors.
+OPTIONS = {'out of splits': 'out by --splits', 'try workers=1': 'try --workers 1'}
+
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(
@@ -71,7 +74,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     quiet_known_warnings()
     args = parse_args()
-    with usage_errors('check_dataset.py'):
+    with usage_errors('check_dataset.py', OPTIONS):
         if args.workers < 1:
             raise UsageError(f'--workers must be 1 or more; got {args.workers}')
         if args.json is not None:

@@ -1,7 +1,7 @@
 """Convert a released BiFormer checkpoint to today's OpenMMLab.
 
-Takes classifiers, detectors (mmdet 2) and segmentors (mmseg 0.x) whole, and
-backbones alone, and writes weights and class names, nothing else.
+Takes whole classifiers, detectors (mmdet 2) and segmentors (mmseg 0.x), or
+only their backbones, and writes weights and class names, nothing else.
 """
 
 import argparse
@@ -20,7 +20,7 @@ KINDS = {
     'cls': 'a classifier of mmpretrain',
     'det': 'a detector of mmdet',
     'seg': 'a segmentor of mmseg',
-    None: 'a backbone alone, for init_cfg',
+    None: 'only a backbone, for init_cfg',
 }
 
 

@@ -49,7 +49,7 @@ def check_data(cfg: Dict, splits: Sequence[str]) -> None:
     get = f'get {" and ".join(sources)}, or ' if sources else ''
     raise UsageError(
         f'data not found: {", ".join(paths)} (from {os.getcwd()}); {get}'
-        'point elsewhere with --cfg-options ' + ' '.join(f'{option}=PATH' for option in options)
+        'point elsewhere with ' + ' '.join(f'{option}=PATH' for option in options)
     )
 
 

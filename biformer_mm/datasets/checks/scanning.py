@@ -147,7 +147,7 @@ def _known_type(dataset: Any, option: str) -> str:
             return base.__name__
     raise UsageError(
         f'{option} must be a {", ".join(_KNOWN)} or a subclass that loads as '
-        f'they do; got {cls.__name__}; leave its split out by --splits'
+        f'they do; got {cls.__name__}; leave its split out of splits'
     )
 
 
@@ -208,7 +208,7 @@ def scan(
             raise UsageError(
                 'a process must not end while it reads images, and one did, '
                 'by a crash of a decoder or for want of memory; try '
-                '--workers 1'
+                'workers=1'
             ) from error
 
 

@@ -42,7 +42,7 @@ def test_missing_root_names_path_source_and_options(tmp_path):
     assert message.startswith(f'data not found: {tmp_path}/coco, ')
     assert 'get COCO 2017 from https://cocodataset.org/#download' in message
     assert message.endswith(
-        '--cfg-options train_dataloader.dataset.data_root=PATH '
+        'point elsewhere with train_dataloader.dataset.data_root=PATH '
         'val_dataloader.dataset.data_root=PATH val_evaluator.ann_file=PATH'
     )
 

@@ -1,11 +1,7 @@
 """The Triton kernels against the reference in fp64: natively on a GPU, through
 Triton's interpreter elsewhere."""
 
-import math
 import random
-import subprocess
-import sys
-from types import SimpleNamespace
 
 import pytest
 import tolerances
@@ -16,7 +12,6 @@ from biformer_mm.ops import merge, partition, region_attention
 
 pytest.importorskip('triton', minversion='3.0')
 from biformer_mm.ops.backends import triton, triton_config  # noqa: E402
-from biformer_mm.ops.backends.triton_kernels import reciprocal  # noqa: E402
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 CORNERS = [
@@ -65,24 +60,6 @@ def way(request, monkeypatch):
     """What queries see, whatever would be chosen."""
     monkeypatch.setattr(triton, 'sees_map', lambda *_: request.param == 'map')
     return request.param
-
-
-# Tokens, regions and k of BiFormer's stages; is the map seen whole?
-SEEN = [
-    (64, 49, 1, False),  # 224, S = 7
-    (16, 49, 4, False),
-    (4, 49, 16, True),
-    (49, 1, 1, False),
-    (16, 64, 16, False),  # 512, S = 8
-    (24, 256, 16, False),  # 800x1333, S = 16
-    (1, 2048, 2048, False),  # a bias of 16 MiB
-]
-
-
-@pytest.mark.parametrize('tokens, regions, topk, expected', SEEN)
-def test_chooses_what_queries_see(tokens, regions, topk, expected):
-    assert triton_config.sees_map(32, tokens, regions, topk) == expected
-    assert not triton_config.sees_map(64, tokens, regions, topk)
 
 
 @pytest.mark.parametrize('case', CORNERS)
@@ -137,40 +114,6 @@ def test_tf32_tiles(case, attend_padding, tf32):
         assert error <= (of_output if name == 'o' else of_gradients), name
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.backends, 'fp32_precision'), reason='PyTorch without fp32_precision'
-)
-@pytest.mark.parametrize(
-    'setting, expected',
-    [
-        ("matmul.fp32_precision = 'tf32'", 'tf32'),
-        ("matmul.fp32_precision = 'ieee'", 'ieee'),
-        ("torch.backends.fp32_precision = 'tf32'", 'tf32'),
-        ("torch.backends.fp32_precision = 'tf32'; matmul.fp32_precision = 'ieee'", 'ieee'),
-        ("torch.set_float32_matmul_precision('high')", 'tf32'),
-        ('pass', 'ieee'),
-    ],
-)
-def test_follows_the_precision_that_is_set(setting, expected):
-    """In a process of its own: the new settings cannot all be taken back."""
-    script = (
-        'import torch; matmul = torch.backends.cuda.matmul; '
-        f'{setting}\n'
-        'from biformer_mm.ops.backends.triton_config import precision_of\n'
-        'print(precision_of(torch.float32), precision_of(torch.half))'
-    )
-    printed = subprocess.run(
-        [sys.executable, '-c', script], check=True, text=True, stdout=subprocess.PIPE
-    ).stdout
-    assert printed.split() == [expected, 'half']
-
-
-def test_follows_the_flag_of_older_pytorch(monkeypatch):
-    for allowed, expected in ((True, 'tf32'), (False, 'ieee')):
-        monkeypatch.setattr(torch.backends.cuda, 'matmul', SimpleNamespace(allow_tf32=allowed))
-        assert triton_config.precision_of(torch.float32) == expected
-
-
 @pytest.mark.slow
 def test_grid_is_of_one_dimension(monkeypatch, way):
     """65535 is the most that a grid's y can have."""
@@ -207,29 +150,6 @@ def test_regions_routed_to_twice(way):
         for name, value in found.items():
             error = tolerances.relative_rms(value, exact[name])
             assert error <= 1e-5, name
-
-
-@pytest.mark.parametrize('of_keys', [False, True])
-def test_bias_of_maps_seen_whole(of_keys):
-    """Entry by entry; 64 places a row, as keys come in tiles."""
-    n, s, h, w, topk, valid_size = 2, 3, 2, 2, 5, (5, 4)
-    index = torch.randint(s * s, (n, s * s, topk), generator=torch.Generator().manual_seed(0))
-    query = torch.zeros(n, s, s, h, w, 16, device=DEVICE)
-    launch = triton._Launcher(query, query, query, index.to(DEVICE), 1, 1.0, *valid_size, False)
-    bias = launch._bias(of_keys).cpu()
-    assert bias.shape == (n, s * s, 64)
-    exact = torch.full(bias.shape, float('-inf'))
-    for image in range(n):
-        for reader in range(s * s):
-            for routed in index[image, reader].unique().tolist():
-                times = index[image, reader].tolist().count(routed)
-                of, other = (routed, reader) if of_keys else (reader, routed)
-                for token in range(h * w):
-                    y = other // s * h + token // w
-                    x = other % s * w + token % w
-                    if of_keys or (y < valid_size[0] and x < valid_size[1]):
-                        exact[image, of, other * h * w + token] = math.log2(times)
-    torch.testing.assert_close(bias, exact)
 
 
 def test_equal_bit_for_bit(way):
@@ -274,18 +194,6 @@ def test_opcheck(valid_size):
         torch.ops.biformer_mm.region_attention,
         (*qkv, index.contiguous(), 1, 0.3, *valid_size, False),
     )
-
-
-def test_reciprocals_divide():
-    """By the kernel's arithmetic: high half of a product, then a shift."""
-    for divisor in (*range(1, 100), 273, 1050, 4096, 65535, 2**20 + 1):
-        packed = reciprocal(divisor)
-        multiplier, shift = packed >> 32, packed & 0xFFFFFFFF
-        assert 0 < multiplier < 2**31
-        borders = (x * divisor + y for x in (0, 1, 2, 1000, 2**30 // divisor) for y in (-1, 0))
-        for x in (*borders, 2**30 - 1):
-            if 0 <= x < 2**30:
-                assert (4 * x * multiplier >> 32) >> shift == x // divisor
 
 
 def test_says_which_gpus_it_was_checked_for(monkeypatch):
