@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from biformer_mm.datasets import make_shapes
 from biformer_mm.ops.dispatch import check_backend_name
+from biformer_mm.utils import register_all_modules
 
 CONFIG = Path(__file__).resolve().parents[1] / 'configs/biformer_demo.py'
 NUDGED = 'nudged'
@@ -232,6 +233,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    register_all_modules()
     if args.threads:
         torch.set_num_threads(args.threads)
     rows, firsts = [], {}

@@ -1,4 +1,4 @@
-"""Which recipes are run in the first tier."""
+"""The recipes that tests of all recipes run in the first tier."""
 
 from typing import List
 

@@ -53,6 +53,7 @@ def test_each_term_of_equation_8_is_what_a_layer_computes(size, channels, topk, 
     assert set(found) == {'addmm', 'bmm', 'convolution'}
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('size, channels, topk, num_regions', SHAPES)
 def test_equation_8_is_what_every_backend_counts(size, channels, topk, num_regions, backend):

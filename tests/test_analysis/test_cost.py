@@ -33,6 +33,7 @@ def parameters(*modules):
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
+@pytest.mark.first_tier(2)
 @pytest.mark.parametrize('name', DEMOS)
 def test_parts_make_up_the_model(name):
     costs = cost_by_part(load(name), SIZE)

@@ -105,6 +105,7 @@ def check_spread(spread, repeats):
     assert 0 < spread['min'] <= spread['median'] <= spread['max']
 
 
+@pytest.mark.slow
 def test_attention_measures_every_stage_and_backend(attention):
     result, text = attention
     check_environment(result)
@@ -250,6 +251,7 @@ def test_slope_is_the_exponent_of_a_power_law(load):
     assert slope([100], [1.0]) is None
 
 
+@pytest.mark.slow
 def test_backbone_measures_both_modes_beside_the_yardstick(backbone):
     result, text = backbone
     check_environment(result)
@@ -451,6 +453,7 @@ def test_a_reading_is_the_mean_of_as_many_calls_as_fill_it(load, monkeypatch):
     assert clock[0] == pytest.approx(0.03 + 0.2)
 
 
+@pytest.mark.slow
 def test_drift_compares_runs_from_the_same_start(tmp_path):
     pytest.importorskip('mmpretrain')
     run(

@@ -59,6 +59,7 @@ def test_dry_run_ends_well(dry):
     assert results['settings'] == dict(dtype='fp16', dry=True)
 
 
+@pytest.mark.slow
 def test_all_that_is_printed_is_in_the_log(dry):
     process, folder, _ = dry
     log = (folder / 'log.txt').read_text().splitlines()

@@ -137,6 +137,7 @@ def head_outputs(name, model, maps):
     return [head(maps) for head in heads]
 
 
+@pytest.mark.first_tier(2)
 @pytest.mark.parametrize('name', OLD_NAMES)
 @torch.no_grad()
 def test_whole_models_are_exact(name):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from config_checks import NAMES, assert_trains, build, load, predict
+from matrix.tiers import marks
 from mmdet.testing import demo_mm_inputs
 from mmengine.structures import PixelData
 from mmpretrain.structures import DataSample
@@ -39,7 +40,7 @@ def classification_inputs(cfg):
 INPUTS = dict(mmdet=detection_inputs, mmseg=segmentation_inputs, mmpretrain=classification_inputs)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', [pytest.param(name, marks=marks(name)) for name in NAMES])
 def test_trains_predicts_saves_and_loads(name, tmp_path):
     cfg = load(name)
     if cfg.default_scope == 'mmseg':

@@ -4,6 +4,7 @@ import pytest
 from config_checks import assert_small_delta, load
 
 from biformer_mm.models import BiFormer, BiLevelRoutingAttention
+from biformer_mm.models.backbones.arch import parse_arch
 from biformer_mm.models.layers.attention import FullAttention
 
 SIZES = {
@@ -99,4 +100,4 @@ def test_rows_of_table_7(name, num_regions, topks):
 )
 def test_ablations_change_one_thing(name, base, change):
     arch = load(f'ablation/{name}').model.backbone.arch
-    assert arch == dict(BiFormer.arch_zoo[base], **change)
+    assert parse_arch(arch) == parse_arch(dict(BiFormer.arch_zoo[base], **change))

@@ -20,7 +20,14 @@ def test_lists_every_recipe_once():
         assert model['In Collection'] == 'BiFormer'
 
 
-@pytest.mark.parametrize('model', MODELS, ids=lambda model: model['Name'])
+@pytest.mark.parametrize(
+    'model',
+    [
+        pytest.param(model, marks=pytest.mark.slow) if 'dino' in model['Name'] else model
+        for model in MODELS
+    ],
+    ids=lambda model: model['Name'],
+)
 def test_parameters_and_flops(model):
     if model['Name'].startswith('dino') and (
         digit_version(mmdet.__version__) < digit_version('3.5')

@@ -47,6 +47,7 @@ def test_torch_export_takes_any_batch(backend, padding):
                 torch.testing.assert_close(out, expected)
 
 
+@pytest.mark.first_tier(3)
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 @pytest.mark.parametrize('padding', ['legacy', 'masked'])
 @pytest.mark.parametrize('backend', ['sdpa', 'reference', 'auto'])
@@ -72,6 +73,7 @@ def test_trace_without_padding_fails_where_it_would_pad():
             trace(torch.randn(1, 3, 40, 56))
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize('name', ['backbone_s8_padded', 'backbone_s16_padded'])
 def test_onnx_gives_the_golden_outputs(name, onnx, tmp_path):
     arrays = golden.load(name)
@@ -133,6 +135,7 @@ def test_onnx_takes_any_size_that_the_regions_divide(onnx, tmp_path):
     assert type(error.value).__module__.startswith(onnxruntime.__name__)
 
 
+@pytest.mark.slow
 def test_a_stage_of_one_region_has_nothing_to_choose(onnx, tmp_path):
     """As in configs/ablation/biformer_stl_s8-4-2-1_in1k.py."""
     model = BiFormer(

@@ -4,6 +4,7 @@ import json
 import pickle
 
 import numpy as np
+import pytest
 import torch
 from config_checks import build
 from mmengine.config import Config
@@ -34,6 +35,7 @@ def evaluate(tool, *processes, checkpoint, work_dir, options):
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_evaluate_as_one(data_options, tmp_path, monkeypatch):
     # As many threads for one process as torchrun gives to each of two: sums
     # of several threads are rounded otherwise.

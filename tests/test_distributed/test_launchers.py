@@ -5,7 +5,7 @@ import torch
 from process_runner import SEGMENTOR, start_two
 
 
-@pytest.mark.first_tier(1)
+@pytest.mark.slow
 @pytest.mark.parametrize('launcher', ['slurm', 'mpi'])
 def test_two_processes_train_on_cpus(launcher, data_options, tmp_path):
     processes = start_two(

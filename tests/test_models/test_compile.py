@@ -110,6 +110,7 @@ def test_sizes_can_be_dynamic(name):
     assert len(graphs) == len(layers)
 
 
+@pytest.mark.first_tier(1)
 @needs_compile
 @pytest.mark.skipif(
     DEVICE == 'cpu' and not (shutil.which('g++') or shutil.which('clang++')),
@@ -148,12 +149,14 @@ def test_is_one_node_of_the_graph():
     assert seen == [f'biformer_mm.{op}.default' for op in (routed, routed, routed, full)]
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_nothing(backend):
     image = make_image()
     found = run(make(backend, with_cp=True), image)
     assert_close(found, run(make(backend), image), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_autocast(backend):
     """Half precision comes close to fp32, gradients in fp32 included."""
     # Triton's interpreter has no bf16 products.
@@ -174,6 +177,7 @@ def test_autocast(backend):
         assert error <= 0.1 * expected[name].norm() + 1e-3, name
 
 
+@pytest.mark.slow
 def test_deterministic_algorithms(backend):
     """PyTorch objects to nothing, and twice gives the same bit for bit."""
     model, image = make(backend, padding='masked'), make_image()
@@ -194,6 +198,7 @@ def test_inference(backend):
                 assert torch.equal(out, same) and not out.requires_grad
 
 
+@pytest.mark.slow
 def test_used_twice_in_one_graph(backend):
     """The gradient of f(x) + f(2 x) is the sum of both gradients."""
     model, image = make(backend), make_image()

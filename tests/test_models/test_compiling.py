@@ -69,6 +69,7 @@ def assert_equals_eager(model, sizes, tolerance, **options):
             assert error <= tolerance * (1 + expected[name].norm()), name
 
 
+@pytest.mark.first_tier(1)
 @needs_26
 @pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize('training', [True, False])
@@ -107,6 +108,7 @@ def test_padding_within_and_beyond_the_reach_of_lce(settings):
         assert len(graphs) == len(ARCH['depths'])
 
 
+@pytest.mark.slow
 @needs_26
 def test_routing_of_a_compiled_network(settings):
     """Its hooks come after the graphs."""

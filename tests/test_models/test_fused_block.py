@@ -71,7 +71,7 @@ def test_regions_are_those_of_the_authors(name, kernels):
     golden.assert_same_sets(index, arrays['r_idx'])
 
 
-@pytest.mark.first_tier(1)
+@pytest.mark.slow
 @pytest.mark.parametrize('padding', ['legacy', 'masked'])
 def test_network_equals_that_of_pytorch(padding, kernels, monkeypatch):
     """Maps and all gradients; of 7 x 9 tokens, in 2 x 2 regions."""

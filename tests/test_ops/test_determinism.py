@@ -82,6 +82,7 @@ def test_the_same_seed_gives_the_same_training(device, backend, amp, determinist
         assert torch.equal(value, same[name]), name
 
 
+@pytest.mark.first_tier(3)
 @pytest.mark.parametrize('name', available_backends())
 @pytest.mark.parametrize('valid_size', [None, (7, 5), (3, 8)])
 @pytest.mark.parametrize('attend_padding', [False, True])

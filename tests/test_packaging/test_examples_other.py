@@ -51,6 +51,7 @@ def test_yolo_neck_runs(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_timm(tmp_path):
     pytest.importorskip('timm', reason='timm is not installed')
     assert run('timm_models/create.py', tmp_path, show=['timm']) == [

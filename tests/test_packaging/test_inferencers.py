@@ -66,6 +66,7 @@ def assert_has(inferencer, weights):
         torch.testing.assert_close(found[key], value, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_detection(form, image, weights):
     name = 'retinanet_biformer_s_1x'
     checkpoint = weights(name, 80)

@@ -127,7 +127,7 @@ here.sendto(b'', 'here')
     assert connections.read_text() == ''
 
 
-@pytest.mark.first_tier(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'tool, args',
     [

@@ -70,6 +70,7 @@ def test_outside_of_a_checkout_it_says_so(tmp_path):
     assert 'must be in a checkout of the repository' in result.stderr
 
 
+@pytest.mark.slow
 def test_links_lead_to_pages(executed):
     _, notebook = executed
     links = re.findall(

@@ -86,6 +86,7 @@ def test_notes_never_fail_and_splits_can_be_left_out(root):
     assert lines[-2:] == ['notes: grey 1', '8 images read, 1 problems']
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize(
     'args, message',
     [

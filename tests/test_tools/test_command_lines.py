@@ -137,6 +137,7 @@ def test_examples_work_as_printed(help_texts, checkout):
         assert (checkout / made).exists(), made
 
 
+@pytest.mark.slow
 def test_shared_options_are_the_same_everywhere(help_texts):
     for option in SHARED:
         found = {options(text)[option] for text in help_texts.values() if option in options(text)}

@@ -108,6 +108,7 @@ def test_whole_network(name, names, onnxruntime, run, shapes, tmp_path):
         assert (torch.from_numpy(out) - value).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_backbone_as_a_command(onnxruntime, tmp_path):
     out = tmp_path / 'backbone.onnx'
     printed = run_tool(

@@ -63,6 +63,7 @@ def test_totals_are_the_published_ones(name, parts, run, capsys):
     assert all(all(row) for row in found.values())
 
 
+@pytest.mark.slow
 def test_one_number_is_a_square(tmp_path):
     output = run_tool(
         TOOL,

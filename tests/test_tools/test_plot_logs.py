@@ -34,6 +34,7 @@ def write_run(work_dir, memory=False, metrics=('mIoU',), iterations=60):
 SIGNATURES = {'png': b'\x89PNG', 'svg': b'<?xml', 'pdf': b'%PDF'}
 
 
+@pytest.mark.slow
 def test_says_what_it_draws_and_what_it_leaves_out(tmp_path):
     write_run(tmp_path / 'one')
     path = write_run(tmp_path / 'two')

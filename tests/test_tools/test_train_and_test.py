@@ -57,6 +57,7 @@ def trained(tmp_path_factory, shapes):
     return work_dir, output
 
 
+@pytest.mark.slow
 def test_training_evaluates_and_saves(trained):
     work_dir, output = trained
     assert 'Epoch(val) [1][1/1]' in output
@@ -66,6 +67,7 @@ def test_training_evaluates_and_saves(trained):
     assert 'meant for a total batch of 8 but this run has 4' in output
 
 
+@pytest.mark.slow
 def test_resume_goes_on_from_the_last_epoch(trained, shapes, tmp_path):
     work_dir, _ = trained
     output = run_tool(
@@ -84,6 +86,7 @@ def test_resume_goes_on_from_the_last_epoch(trained, shapes, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_test_shows_and_dumps(trained, shapes, tmp_path):
     work_dir, _ = trained
     run_tool(

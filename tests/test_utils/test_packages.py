@@ -17,6 +17,7 @@ def inherit(folder, name):
     return Config.fromfile(path)
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize('name', NAMES)
 def test_base_is_the_config(name, tmp_path):
     """It is built by its framework: no scope of ours gets in."""
@@ -46,12 +47,14 @@ def test_missing_base_says_where_they_are(tmp_path):
     )
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize('name', NAMES)
 def test_hub_gets_the_config(name):
     cfg = get_config(f'biformer_mm::{name}.py')
     assert cfg.to_dict() == Config.fromfile(ROOT / 'configs' / f'{name}.py').to_dict()
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize('name', NAMES)
 def test_hub_builds_the_model(name):
     model = get_model(f'biformer_mm::{name}.py')

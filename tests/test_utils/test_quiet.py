@@ -23,6 +23,7 @@ SHOWN = (
 )
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize(
     'config, layout',
     [('retinanet_biformer_demo', 'coco'), ('semantic_fpn_biformer_demo', 'ade20k')],

@@ -95,6 +95,7 @@ def check(recipe, splits=('train', 'val'), **dataset):
     ], pictures
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize('recipe, pictures', [(COCO, 6), (ADE, 5), (IMAGENET, 9)])
 def test_complete_data_has_no_problem(root, recipe, pictures):
     assert check(recipe) == ([], pictures)
@@ -108,6 +109,7 @@ def test_published_numbers():
     } == dict(CocoDataset=[118287, 5000], ADE20KDataset=[20210, 2000], ImageNet=[1281167, 50000])
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize(
     'recipe, path, said',
     [
@@ -168,6 +170,7 @@ def test_pictures_that_are_not_sorted_into_folders_are_named(root):
     )
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize(
     'recipe, path, source',
     [
@@ -239,6 +242,7 @@ def demo(task, root):
     ]
 
 
+@pytest.mark.first_tier(1)
 @pytest.mark.parametrize(
     'task, layout, path, kind, detail',
     [

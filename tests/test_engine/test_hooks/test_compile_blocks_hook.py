@@ -84,7 +84,7 @@ def test_anything_else_is_refused(given):
         set_compile(Config(dict(compile=given)))
 
 
-@pytest.mark.first_tier(1)
+@pytest.mark.slow
 @pytest.mark.parametrize('runner_type', ['Runner', 'FlexibleRunner'])
 def test_runs_compile_before_they_train(runner_type, compiled, tmp_path):
     cfg = Config(

@@ -257,7 +257,7 @@ def test_all_processes_end_when_one_is_told(monkeypatch):
     assert hook._any_received()
 
 
-@pytest.mark.first_tier(1)
+@pytest.mark.slow
 @pytest.mark.parametrize('method', get_all_start_methods())
 def test_workers_last_until_their_parent_ends_them(method, monkeypatch):
     # A thread of NumPy's, which starts before the worker is initialised.

@@ -117,6 +117,7 @@ def train(
     return runner.model
 
 
+@pytest.mark.first_tier(4)
 @pytest.mark.parametrize('num_workers', [0, 2])
 @pytest.mark.parametrize('loop', ['epochs', 'iterations'])
 @pytest.mark.parametrize('at', [BATCHES, BATCHES + 2])

@@ -87,6 +87,7 @@ def test_no_configuration_spills(capability, tmp_path):
         assert shared <= SHARED_MEMORY[capability], row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'capability',
     [pytest.param(x, marks=() if x in FIRST_TIER else pytest.mark.slow) for x in SHARED_MEMORY],
@@ -110,6 +111,7 @@ def test_no_kernel_beside_the_attention_spills(capability, tmp_path):
         assert shared <= SHARED_MEMORY[capability], row
 
 
+@pytest.mark.slow
 def test_instructions_per_pair(tmp_path):
     needs_assembler(90)
     rows = compiled(
