@@ -68,8 +68,10 @@ def shrink(cfg: Config, data: str) -> None:
     cfg.randomness = dict(seed=0)
     # Theirs then draws the random numbers that ours does.
     imports = cfg.get('custom_imports') or {}
+    seeds = 'biformer_mm.engine.hooks.resumable_seed_hook'
     cfg.custom_imports = dict(
-        imports=sorted({*imports.get('imports', []), 'biformer_mm'}), allow_failed_imports=False
+        imports=sorted({*imports.get('imports', []), 'biformer_mm', seeds}),
+        allow_failed_imports=False,
     )
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='ResumableSeedHook')]
 
