@@ -9,6 +9,8 @@ from tool_runner import ROOT
 
 SCRIPT = ROOT / 'benchmarks' / 'run_gpu.sh'
 
+pytestmark = pytest.mark.slow  # the fixture takes half a minute or more
+
 
 @pytest.fixture(scope='module')
 def dry(tmp_path_factory, environment):
@@ -30,7 +32,6 @@ def check_seconds(seconds):
     assert 0 < seconds['min'] <= seconds['median'] <= seconds['max']
 
 
-@pytest.mark.slow
 def test_dry_run_ends_well(dry):
     process, folder, results = dry
     assert process.returncode == 0, process.stdout[-3000:]
@@ -59,7 +60,6 @@ def test_dry_run_ends_well(dry):
     assert results['settings'] == dict(dtype='fp16', dry=True)
 
 
-@pytest.mark.slow
 def test_all_that_is_printed_is_in_the_log(dry):
     process, folder, _ = dry
     log = (folder / 'log.txt').read_text().splitlines()

@@ -105,7 +105,7 @@ def test_only_trust_runs_code(scheme, tmp_path, monkeypatch):
         )
         name = f'{scheme}://toy'
     read_as_data(Config())
-    with pytest.raises(CheckpointError, match='would run code.* --trust'):
+    with pytest.raises(CheckpointError, match='would run code.* trust=True'):
         load_checkpoint(model, name)
     assert not proof.exists()
     read_as_data(Config(), trust=True)

@@ -10,6 +10,8 @@ from tool_runner import run_tool
 # Batch norm would see the statistics of one picture in each process.
 GROUP_NORM = ['model.decode_head.norm_cfg.type=GN', 'model.decode_head.norm_cfg.num_groups=8']
 
+pytestmark = pytest.mark.slow  # the fixture takes half a minute or more
+
 
 @pytest.fixture(scope='module')
 def runs(data_options, tmp_path_factory):

@@ -144,6 +144,7 @@ def test_shared_options_are_the_same_everywhere(help_texts):
         assert len(found) == 1, option
 
 
+@pytest.mark.slow
 def test_no_option_has_two_spellings(help_texts):
     for tool, text in help_texts.items():
         for ours, others in OTHERS.items():
