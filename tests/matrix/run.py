@@ -26,6 +26,8 @@ from mmengine.utils import ManagerMixin
 from process_runner import free_port, launcher_variables
 from tool_runner import ROOT
 
+from biformer_mm.utils import register_all_modules
+
 # What makes a detector, which is hardly trained, sure enough to find
 # something: added to the biases of classes.
 _SURE = 4.0
@@ -55,6 +57,7 @@ def main() -> None:
     name, folder, *columns = sys.argv[1:]
     sys.stdout.reconfigure(line_buffering=True)  # errors come last, as they do
     os.chdir(folder)
+    register_all_modules()  # configs inherit from 'mmseg::'
     recipe = write_recipe(name)
     if 'strategy' in recipe.cfg:  # which needs a launcher
         os.environ.update(
