@@ -1,7 +1,7 @@
 """The architectures of BiFormer (paper table 2) as data, and the validation of others.
 
-A stage has ``embed_dims`` channels and ``depths`` blocks. It routes to ``topks`` regions, or uses
-full attention if that is None.
+A stage has ``embed_dims`` channels and ``depths`` blocks. Its ``attention`` is bi-level routing to
+``topks`` regions (full attention with local context enhancement if that is None), or another one.
 """
 
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
@@ -14,11 +14,14 @@ from biformer_mm.ops.validation import (
     check_number,
 )
 
+from ..layers import ATTENTIONS, ROUTING
 from ..layers.basic import conv_downsample, conv_stem, patch_downsample, patch_stem
 
 STEMS = {'conv': (conv_stem, conv_downsample), 'patch': (patch_stem, patch_downsample)}
 # Shared by the paper's own architectures. 'stl' is the layout of Swin-T.
-_CONV = dict(topks=(1, 4, 16, None), mlp_ratio=3, head_dim=32, stem='conv', pos_conv=True)
+_CONV = dict(
+    attention=ROUTING, topks=(1, 4, 16, None), mlp_ratio=3, head_dim=32, stem='conv', pos_conv=True
+)
 ARCHS = {
     'tiny': dict(_CONV, embed_dims=(64, 128, 256, 512), depths=(2, 2, 8, 2)),
     'small': dict(_CONV, embed_dims=(64, 128, 256, 512), depths=(4, 4, 18, 4)),
@@ -87,20 +90,48 @@ def parse_arch(arch: Union[str, Dict], topks: Optional[Sequence[Optional[int]]] 
             x if x is None else check_int('topks', x)
             for x in check_per_stage('topks', arch['topks'] if topks is None else topks, num_stages)
         ),
+        attention=parse_attention(arch['attention'], num_stages),
     )
     _check_widths(arch)
     return arch
 
 
 def _check_widths(arch: Dict) -> None:
-    for channels, topk in zip(arch['embed_dims'], arch['topks']):
-        if topk is not None:
+    for channels, topk, (name, _) in zip(arch['embed_dims'], arch['topks'], arch['attention']):
+        if topk is not None or name != ROUTING:
             check_multiple('embed_dims', channels, 'head_dim', arch['head_dim'])
         if int(channels * arch['mlp_ratio']) < 1:
             raise ValueError(
                 "arch['mlp_ratio'] must leave the MLP a channel; got "
                 f'{arch["mlp_ratio"]} with {channels} channels'
             )
+
+
+def parse_attention(attention: Any, num_stages: int) -> Tuple[Tuple[str, Dict], ...]:
+    """Validate the attention, and return a name and options per stage.
+
+    Args:
+        attention: A name; a dict with a name as ``type`` and options of the layer; or a sequence
+            of these, one per stage.
+        num_stages: Number of stages.
+
+    Raises:
+        ValueError: A name is unknown, or the sequence has another length.
+    """
+    if isinstance(attention, (str, dict)):
+        attention = (attention,) * num_stages
+    found = []
+    for given in check_per_stage("arch['attention']", attention, num_stages):
+        options = dict(given) if isinstance(given, dict) else dict(type=given)
+        name = options.pop('type', None)
+        check_choice("arch['attention']", name, (ROUTING, *ATTENTIONS))
+        if name == ROUTING and options:
+            raise ValueError(
+                f'the options of {ROUTING!r} are num_regions, topks, padding and attn_backend of '
+                f'BiFormer; got {options} in arch'
+            )
+        found.append((name, options))
+    return tuple(found)
 
 
 def parse_num_regions(num_regions: Any, num_stages: int) -> Tuple[Union[int, str], ...]:

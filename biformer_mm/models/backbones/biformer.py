@@ -13,6 +13,7 @@ from biformer_mm.ops.validation import check_bool, check_choice, check_int, chec
 from biformer_mm.utils.config_types import is_pretrained
 
 from ..compiling import compile_each
+from ..layers import ROUTING, build_attention
 from ..layers.attention import PADDINGS, BiLevelRoutingAttention, FullAttention
 from ..layers.basic import MLP, DepthwiseConv, DropPath, LayerNorm, add_conv, add_norm, build_norm
 from ..mmengine_compat import BaseModule, register
@@ -67,7 +68,9 @@ class BiFormer(BaseModule):
             :attr:`arch_zoo`'s entries; or a dict with the key 'base', one of these names, and the
             keys to change. The keys are ``embed_dims``, ``depths`` and ``topks`` (one entry per
             stage; None in ``topks`` is full attention), ``mlp_ratio``, ``head_dim``, ``stem``
-            ('conv' or 'patch', for stem and downsampling) and ``pos_conv``.
+            ('conv' or 'patch', for stem and downsampling), ``pos_conv`` and ``attention``: a name
+            in :data:`biformer_mm.models.layers.ATTENTIONS` or 'bi_level_routing', a dict with the
+            name as ``type`` and options of the layer, or one of these per stage.
         num_regions: Regions per side, S, for all stages or one per stage. The paper uses 7 for
             classification, 8 for segmentation and 16 for detection. 'auto' chooses S for each map,
             near the optimum of equation 9, so the cost grows as (H*W)**(4/3). Weights do not
@@ -121,6 +124,13 @@ class BiFormer(BaseModule):
         arch = parse_arch(arch, topks)
         dims, depths = arch['embed_dims'], arch['depths']
         num_stages = len(depths)
+        if all(name != ROUTING for name, _ in arch['attention']):
+            _refuse_options_of_routing(
+                num_regions=num_regions != 7,
+                topks=topks is not None,
+                padding=padding != 'legacy',
+                attn_backend=attn_backend != 'auto',
+            )
         num_regions = parse_num_regions(num_regions, num_stages)
         out_indices = parse_outputs(out_indices, out_norm, num_stages)
         in_channels = check_int('in_channels', in_channels, 1)
@@ -150,10 +160,15 @@ class BiFormer(BaseModule):
         # On the CPU, because the values are needed even if the default device is 'meta'.
         drop_rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
 
-        def make_block(stage: int) -> BiFormerBlock:
+        def make_block(stage: int, index: int) -> BiFormerBlock:
             channels, topk = dims[stage], arch['topks'][stage]
+            name, options = arch['attention'][stage]
             attn: nn.Module
-            if topk is None:
+            if name != ROUTING:
+                attn = build_attention(
+                    name, channels, channels // arch['head_dim'], stage, index, options
+                )
+            elif topk is None:
                 attn = FullAttention(channels, attn_backend=attn_backend)
             else:
                 attn = BiLevelRoutingAttention(
@@ -169,7 +184,7 @@ class BiFormer(BaseModule):
             )
 
         self.stages = nn.ModuleList(
-            nn.Sequential(*(make_block(stage) for _ in range(depth)))
+            nn.Sequential(*(make_block(stage, index) for index in range(depth)))
             for stage, depth in enumerate(depths)
         )
 
@@ -298,6 +313,23 @@ class BiFormer(BaseModule):
         if isinstance(norm, nn.LayerNorm):
             return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return norm(x)
+
+
+def _refuse_options_of_routing(**given: bool) -> None:
+    """Refuse arguments that a network without bi-level routing would ignore.
+
+    Args:
+        given: By name, whether the argument differs from its default.
+
+    Raises:
+        ValueError: One does.
+    """
+    names = [name for name, is_given in given.items() if is_given]
+    if names:
+        raise ValueError(
+            f'{", ".join(names)} belong to the attention {ROUTING!r}, which no stage of this arch '
+            "has; leave them out, or give the layer's own options in arch['attention']"
+        )
 
 
 def init_linear(module: nn.Module) -> None:

@@ -1,0 +1,90 @@
+"""The base of the attentions beside bi-level routing: projections, heads, output.
+
+Shapes: N batch, H x W map, C channels, m heads of d = C/m channels, G groups of T tokens.
+"""
+
+from typing import Any, Optional, Tuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from biformer_mm.ops.validation import check_bool, check_multiple
+
+
+class BaseAttention(nn.Module):
+    """Project a map to queries, keys and values, attend, and project the result.
+
+    A subclass implements :meth:`attend`. The softmax scale is the usual d**-0.5.
+
+    Args:
+        embed_dims: Channels, C.
+        num_heads: Number of heads, m.
+        qkv_bias: Whether queries, keys and values have a bias.
+
+    Raises:
+        ValueError: A number is not an integer of at least 1, or ``num_heads`` does not divide
+            ``embed_dims``.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, qkv_bias: bool = True) -> None:
+        super().__init__()
+        self.embed_dims, self.num_heads = check_multiple(
+            'embed_dims', embed_dims, 'num_heads', num_heads
+        )
+        check_bool('qkv_bias', qkv_bias)
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    @classmethod
+    def for_block(
+        cls, embed_dims: int, num_heads: int, stage: int, block: int, **options: Any
+    ) -> 'BaseAttention':
+        """Build the attention of a block of a network.
+
+        A subclass whose blocks differ overrides this.
+
+        Args:
+            embed_dims: Channels, C.
+            num_heads: Number of heads, m.
+            stage: Index of the stage, from 0.
+            block: Index of the block in the stage, from 0.
+            options: Other arguments of the class.
+        """
+        return cls(embed_dims, num_heads, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: (N, H, W, C) -> (N, H, W, C), any H and W."""
+        return self.proj(self.attend(self.qkv(x)))
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """Attend with projected tokens: (N, H, W, 3*C) -> (N, H, W, C)."""
+        raise NotImplementedError
+
+
+def attend_in_groups(qkv: Tensor, num_heads: int, bias: Optional[Tensor] = None) -> Tensor:
+    """Let the tokens of each group attend to one another.
+
+    Groups and heads share an axis, so that one mask serves the whole batch without a copy.
+
+    Args:
+        qkv: (N, G, T, 3*C).
+        num_heads: Number of heads, m.
+        bias: What to add to the dot products, (G or 1, m or 1, T, T).
+
+    Returns:
+        (N, G, T, C).
+    """
+    n, groups, tokens, _ = qkv.shape
+    query, key, value = split_heads(qkv, num_heads)
+    if bias is not None:
+        bias = bias.expand(groups, num_heads, tokens, tokens).flatten(0, 1)[None]
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return out.view(n, groups, num_heads, tokens, -1).transpose(2, 3).flatten(3)
+
+
+def split_heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:
+    """Split projected groups into queries, keys and values: three of (N, G*m, T, d)."""
+    n, groups, tokens, _ = qkv.shape
+    parts = qkv.view(n, groups, tokens, 3, num_heads, -1).permute(3, 0, 1, 4, 2, 5)
+    query, key, value = parts.reshape(3, n, groups * num_heads, tokens, -1)
+    return query, key, value

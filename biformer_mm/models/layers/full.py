@@ -1,0 +1,32 @@
+"""Attention of all tokens to all tokens (ViT).
+
+Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021, appendix A.
+"""
+
+from torch import Tensor
+
+from ..mmengine_compat import register
+from .base_attention import BaseAttention, attend_in_groups
+
+
+@register
+class GlobalAttention(BaseAttention):
+    """Attention of all tokens of a map to all.
+
+    :class:`biformer_mm.models.layers.attention.FullAttention`, of BiFormer's last stage, adds a
+    convolution and has no bias on queries, keys and values.
+
+    Args:
+        embed_dims: Channels, C.
+        num_heads: Number of heads, m.
+        qkv_bias: Whether queries, keys and values have a bias.
+
+    Raises:
+        ValueError: A number is not an integer of at least 1, or ``num_heads`` does not divide
+            ``embed_dims``.
+    """
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """Attend to all tokens: (N, H, W, 3*C) -> (N, H, W, C)."""
+        out = attend_in_groups(qkv.flatten(1, 2)[:, None], self.num_heads)
+        return out[:, 0].unflatten(1, qkv.shape[1:3])

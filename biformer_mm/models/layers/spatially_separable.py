@@ -1,0 +1,99 @@
+"""Local attention and, in every other block, attention to a sub-sampled map (Twins-SVT).
+
+Chu et al., Twins: Revisiting the Design of Spatial Attention in Vision Transformers, NeurIPS 2021,
+section 3.2.
+"""
+
+from typing import Any, Optional
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from biformer_mm.ops.validation import check_int
+
+from ..mmengine_compat import register
+from .base_attention import BaseAttention, attend_in_groups
+from .basic import conv_nhwc
+from .windows import cut_windows, join_windows, pad_to_multiple, padding_parts, same_part
+
+RATIOS = (8, 4, 2, 1)  # by stage, as in the source
+
+
+@register
+class SpatiallySeparableAttention(BaseAttention):
+    """Attention within windows of w x w tokens, or of all tokens to a sub-sampled map.
+
+    A convolution with stride r and a LayerNorm sub-sample the map that keys and values are made
+    from. Padding of the windows is neither attended to nor counted; the convolution leaves out the
+    rows and columns that do not fill its kernel, as the source does.
+
+    Args:
+        embed_dims: Channels, C.
+        num_heads: Number of heads, m.
+        window_size: Side of the windows in tokens, w.
+        ratio: Stride of the sub-sampling, r; None for attention within windows.
+        qkv_bias: Whether queries, keys and values have a bias.
+
+    Raises:
+        ValueError: A number is out of its range, or ``num_heads`` does not divide ``embed_dims``.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: int = 7,
+        ratio: Optional[int] = None,
+        qkv_bias: bool = True,
+    ) -> None:
+        super().__init__(embed_dims, num_heads, qkv_bias)
+        self.window_size = check_int('window_size', window_size, 1)
+        self.ratio = ratio if ratio is None else check_int('ratio', ratio, 1)
+        if ratio is not None and ratio > 1:
+            self.sub_sample = nn.Conv2d(embed_dims, embed_dims, ratio, stride=ratio)
+            self.norm = nn.LayerNorm(embed_dims)
+
+    @classmethod
+    def for_block(
+        cls, embed_dims: int, num_heads: int, stage: int, block: int, **options: Any
+    ) -> 'SpatiallySeparableAttention':
+        """Attend within windows, and to a sub-sampled map in every other block."""
+        if 'ratio' not in options and block % 2 == 1:
+            options = dict(options, ratio=RATIOS[min(stage, len(RATIOS) - 1)])
+        return cls(embed_dims, num_heads, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: (N, H, W, C) -> (N, H, W, C), any H and W."""
+        if self.ratio is None:
+            return super().forward(x)
+        query_weight, other_weight = self.qkv.weight.split([self.embed_dims, 2 * self.embed_dims])
+        query_bias = other_bias = None
+        if self.qkv.bias is not None:
+            query_bias, other_bias = self.qkv.bias.split([self.embed_dims, 2 * self.embed_dims])
+        query = F.linear(x, query_weight, query_bias)
+        small = x
+        if self.ratio > 1:
+            # Of a map that is smaller than the kernel one token is left.
+            bottom, right = (max(self.ratio - side, 0) for side in x.shape[1:3])
+            small = F.pad(x, (0, 0, 0, right, 0, bottom))
+            small = self.norm(conv_nhwc(self.sub_sample, small))
+        key, value = F.linear(small.flatten(1, 2), other_weight, other_bias).chunk(2, dim=-1)
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in (query.flatten(1, 2), key, value)
+        )
+        out = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, x.shape[1:3]))
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """Attend within windows: (N, H, W, 3*C) -> (N, H, W, C)."""
+        height, width = qkv.shape[1:3]
+        size = self.window_size
+        qkv = pad_to_multiple(qkv, size)
+        padded = qkv.shape[1], qkv.shape[2]
+        parts = padding_parts(padded, (height, width), qkv.device)
+        bias = None
+        if parts is not None:
+            bias = same_part(cut_windows(parts, size)[0, :, :, 0]).to(qkv.dtype)
+        out = attend_in_groups(cut_windows(qkv, size), self.num_heads, bias)
+        return join_windows(out, size, padded)[:, :height, :width]
