@@ -2,6 +2,7 @@
 
     python benchmarks/bench_backbone.py --preset detection
     python benchmarks/bench_backbone.py --preset classification --batch 64
+    python benchmarks/bench_backbone.py --preset attention
     python benchmarks/bench_backbone.py --arch tiny small \
         --others mmdet:SwinTransformer mmdet:ResNet,depth=50
 
@@ -10,7 +11,8 @@ processes take turns (A B A B ...) so that a drift of the machine's speed
 reaches all alike: one computes while the others sleep. What a model does:
 
 - detection: the maps of all four stages, each after a norm;
-- classification: the last map, normed, its mean and 1000 logits.
+- classification: the last map, normed, its mean and 1000 logits;
+- attention: the same, for each attention of the paper's table 5 in Swin-T's layout.
 
 A training step is forward and backward with a given gradient, no optimiser.
 Stochastic depth is off in all models.
@@ -28,9 +30,14 @@ from measure import DTYPES, Timer, memory_in_use, peak_memory, reset_peak_memory
 from networks import build, make_step
 from report import DEFAULT_OUT, environment, parse_size, table, with_spread, write
 
+from biformer_mm.models.layers import ATTENTIONS
+
 PRESETS = dict(
     detection=dict(arch=['small'], size='800x1333', batch=1, num_regions=16, threads=2),
     classification=dict(arch=['stl'], size='224x224', batch=8, num_regions=7, threads=2),
+    attention=dict(
+        arch=['stl'], attention=list(ATTENTIONS), size='224x224', batch=2, num_regions=7, threads=2
+    ),
 )
 LIBRARIES = dict(biformer='biformer_mm.models', mmdet='mmdet.models', timm='timm')
 MODES = dict(inference='forward', training='forward + backward')
@@ -186,9 +193,17 @@ def parse_args() -> argparse.Namespace:
         default='detection',
         help='what a model computes, and defaults: '
         'detection is BiFormer-S, 1x3x800x1333, S=16; classification is '
-        'BiFormer-STL, 8x3x224x224, S=7; both with 2 threads',
+        'BiFormer-STL, 8x3x224x224, S=7; attention is the same with 2 images and '
+        'all other attentions; with 2 threads',
     )
     parser.add_argument('--arch', nargs='*', help="BiFormer's archs")
+    parser.add_argument(
+        '--attention',
+        nargs='*',
+        choices=ATTENTIONS,
+        default=[],
+        help='others in place of bi-level routing, in the arch stl',
+    )
     parser.add_argument(
         '--others',
         nargs='+',
@@ -258,7 +273,7 @@ def model_specs(args: argparse.Namespace) -> List[str]:
                 f'biformer:{arch},num_regions={args.num_regions}'
                 + (f',attn_backend={backend}' * (backend != 'auto'))
             )
-    return specs
+    return specs + [f'biformer:stl,attention={name}' for name in args.attention]
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def build(spec: str, preset: str, size: Tuple[int, int]) -> nn.Module:
 
     Args:
         spec: The library is 'biformer', 'mmdet' or 'timm'.
-        preset: 'detection', four maps, or 'classification', 1000 logits.
+        preset: 'detection' gives four maps, others 1000 logits.
         size: Of the images, (H, W).
 
     Raises:
@@ -81,7 +81,7 @@ def _build_timm(name: str, preset: str, size: Tuple[int, int], options: Dict) ->
 
     if not timm.is_model(name):
         raise SystemExit(f'error: timm has no model named {name!r}')
-    if preset == 'classification':
+    if preset != 'detection':
         return _AsList(timm.create_model(name, **options))
     if 'swin' in name:  # its masks are made for one size
         options.setdefault('img_size', tuple(x + -x % 4 for x in size))
@@ -102,10 +102,13 @@ def _build_registered(library: str, name: str, preset: str, options: Dict) -> nn
     options.setdefault('out_indices', (0, 1, 2, 3) if detection else (3,))
     if library == 'biformer':
         from biformer_mm.models import BiFormer
-        from biformer_mm.models.backbones.arch import parse_arch
+        from biformer_mm.models.backbones.arch import ARCHS, parse_arch
 
         options.setdefault('out_norm', 'LN' if detection else 'BN')
         options.setdefault('arch', name)
+        if 'attention' in options:
+            arch = ARCHS[name] if options['arch'] == name else options['arch']
+            options['arch'] = dict(arch, attention=options.pop('attention'))
         backbone = BiFormer(**options)
         # It may run only on a GPU, and is not there yet.
         channels = parse_arch(options['arch'])['embed_dims'][-1]

@@ -10,10 +10,10 @@ from mmengine.registry import MODELS, init_default_scope
 from tool_runner import ROOT
 
 CONFIGS = ROOT / 'configs'
-# All that people run: (name, without .py), the ablations' in ablation/.
+# All that people run: names, without .py, those in ablation/ and attention/ with the folder.
 NAMES = sorted(
     str(path.relative_to(CONFIGS).with_suffix(''))
-    for folder in ('.', 'ablation')
+    for folder in ('.', 'ablation', 'attention')
     for path in (CONFIGS / folder).glob('*.py')
 )
 

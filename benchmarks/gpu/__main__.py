@@ -66,6 +66,7 @@ PLAN = (
     Part(25, 'gpu.probes'),
     Part(60, 'gpu.op', ('fp16', 'fp32'), extra=True),
     Part(40, 'gpu.growth_step', extra=True),
+    Part(60, 'gpu.backbones', ('attention',), extra=True),
 )
 
 

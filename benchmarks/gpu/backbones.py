@@ -1,4 +1,4 @@
-"""BiFormer beside timm's Swin-T: time, images per second and memory.
+"""BiFormer, or other attentions in its place, beside timm's Swin-T: time and memory.
 
 Swin's attention is not fused by default; 'swin fused' has it fused, as timm's
 TIMM_FUSED_ATTN=2 does.
@@ -19,15 +19,17 @@ from networks import build, make_step
 from report import table
 from torch import nn
 
+from biformer_mm.models.layers import ATTENTIONS, ROUTING
 from gpu.sizes import Network
 from gpu.step import Step
 
-MODELS = ('swin', 'swin fused', 'triton', 'sdpa')
+BACKENDS = ('swin', 'swin fused', 'triton', 'sdpa')
+MODELS = dict(stl=BACKENDS, small=BACKENDS, attention=('swin fused', ROUTING, *ATTENTIONS))
 
 
 def run(step: Step, name: str) -> None:
     network, device = step.sizes.networks[name], step.sizes.device
-    built = {model: dict(error=None) for model in MODELS}
+    built = {model: dict(error=None) for model in MODELS[name]}
     models = {}
     for model, row in built.items():
         with recorded(row):
@@ -61,14 +63,15 @@ def run(step: Step, name: str) -> None:
 
 
 def build_model(network: Network, model: str) -> nn.Module:
-    """One of :data:`MODELS`, on the CPU."""
+    """One of a network's :data:`MODELS`, on the CPU."""
     if model.startswith('swin'):
         from timm.layers import set_fused_attn
 
         set_fused_attn(True, experimental=model == 'swin fused')
         spec = network.swin
     else:
-        spec = f'{network.biformer},attn_backend={model}'
+        option = 'attn_backend' if model in BACKENDS else 'attention'
+        spec = f'{network.biformer},{option}={model}'
     torch.manual_seed(0)
     return build(spec, network.preset, network.size)
 
@@ -85,19 +88,19 @@ def memory(model: nn.Module, work: Callable[[], None], device: str) -> int:
 
 
 def compare(rows: Dict[str, Dict]) -> None:
-    """Add ratios over Swin-T and over the gather."""
+    """Add ratios over Swin-T and over the gather, where they are among the models."""
     for key, yardstick, quantity in (
         ('time_over_swin', 'swin', 'seconds'),
         ('time_over_fused_swin', 'swin fused', 'seconds'),
         ('memory_over_gather', 'sdpa', 'peak_memory'),
     ):
-        for model in ('triton', 'sdpa'):
-            pair = rows[model], rows[yardstick]
-            if not any(row['error'] for row in pair):
-                mine, other = (row[quantity] for row in pair)
+        for model, row in rows.items():
+            pair = row, rows.get(yardstick, dict(error='not in this step'))
+            if not model.startswith('swin') and not any(x['error'] for x in pair):
+                mine, other = (x[quantity] for x in pair)
                 if quantity == 'seconds':
                     mine, other = mine['median'], other['median']
-                rows[model][key] = mine / other
+                row[key] = mine / other
 
 
 def lines(rows: List[Dict]) -> List[str]:

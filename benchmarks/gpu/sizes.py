@@ -12,7 +12,7 @@ class Network(NamedTuple):
 
     Attributes:
         preset: 'detection' or 'classification'.
-        biformer, swin: As ``networks.build`` takes them, without a backend.
+        biformer, swin: As ``networks.build`` takes them, without a backend or an attention.
         size: (H, W) of the images.
         cases: (mode, whether in a CUDA graph, batch) by name.
     """
@@ -97,6 +97,13 @@ FULL = Sizes(
                 'training': ('training', False, 2),
             },
         ),
+        attention=Network(
+            'classification',
+            'biformer:stl',
+            SWIN,
+            (224, 224),
+            dict(inference=('inference', False, 128), training=('training', False, 128)),
+        ),
     ),
     maps=((128, 56, 56, 96, 7, 1), (2, 64, 96, 256, 16, 16)),
     growth=((224, 384, 512, 768, 1024, 1536, 2048), 'triton'),
@@ -152,6 +159,13 @@ DRY = Sizes(
                 'inference in a graph': ('inference', True, 1),
                 'training': ('training', False, 1),
             },
+        ),
+        attention=Network(
+            'classification',
+            f"biformer:stl,{_ARCH}'stem': 'patch', 'pos_conv': False}},out_indices=(1,)",
+            _SWIN + '32',
+            (32, 32),
+            dict(inference=('inference', False, 1), training=('training', False, 1)),
         ),
     ),
     maps=((2, 8, 8, 32, 2, 2),),

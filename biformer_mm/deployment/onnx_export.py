@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from biformer_mm.models import BiFormer
 from biformer_mm.models.backbones.biformer import MIN_SIDE
+from biformer_mm.models.layers.base_attention import BaseAttention
 from biformer_mm.ops.dispatch import PORTABLE
 from biformer_mm.utils.atomic_file import whole_file
 from biformer_mm.utils.errors import UsageError
@@ -176,7 +177,13 @@ def size_step(backbone: nn.Module) -> int:
             f'{type(backbone).__name__}; leave it out'
         )
     for stage, blocks in enumerate(backbone.stages):
-        num_regions = getattr(blocks[0].attn, 'num_regions', 1)
+        attn = blocks[0].attn
+        if isinstance(attn, BaseAttention):
+            raise UsageError(
+                'Dynamic(size=True) is for bi-level routing attention, as others pad each size in '
+                f'another way; stage {stage + 1} has {type(attn).__name__}; leave it out'
+            )
+        num_regions = getattr(attn, 'num_regions', 1)
         if num_regions == 'auto':
             raise UsageError(
                 'Dynamic(size=True) needs one number of regions for all sizes; '

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 import re
 import zlib
 from pathlib import Path
@@ -101,6 +102,7 @@ class _StageRecord:
             region=routing.region_size,
             side=routing.num_regions,
             topk=routing.topk,
+            attention=routing.attention,
             heads=routing.num_heads,
             routings=[],
             rounds=[],
@@ -124,7 +126,9 @@ class _StageRecord:
 
     def _start(self, routing: BlockRouting, limit: int) -> None:
         """Record rounds until a block's heat maps are too large."""
-        values_per_token = routing.weights[0, :, 0].size
+        values_per_token = (
+            routing.num_heads * routing.index.shape[1] * math.prod(routing.region_size)
+        )
         for tokens in token_rounds(routing.map_size, routing.region_size):
             known = sum(map(len, self.tokens)) + len(tokens)
             if known * values_per_token > MAX_HEAT_BYTES:
@@ -238,7 +242,7 @@ def _pack_heat(routing: BlockRouting, tokens: np.ndarray) -> str:
     rows, cols = tokens.T
     h, w = routing.region_size
     regions = rows // h * routing.num_regions + cols // w
-    given = routing.weights[regions, :, rows % h * w + cols % w]
+    given = routing.attention_of(tokens)
     on_map = _on_map(routing)[routing.index[regions]]
     on_map = on_map.reshape(len(tokens), 1, -1)
     padding = np.where(on_map, 0, given).sum(axis=-1)

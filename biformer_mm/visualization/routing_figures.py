@@ -75,7 +75,7 @@ def describe(routing: BlockRouting) -> str:
     h, w = routing.region_size
     place = f'stage {routing.stage}, block {routing.block} of {routing.num_blocks}'
     if routing.topk is None:
-        return f'{place}: full attention, {h} x {w} tokens'
+        return f'{place}: {routing.attention} attention, {h} x {w} tokens'
     return f'{place}: S = {routing.num_regions}, k = {routing.topk}, regions of {h} x {w} tokens'
 
 
@@ -103,7 +103,6 @@ def _draw_regions(
         left, top, right, bottom = routing.region_box(i)
         shown[top:bottom, left:right] = picture[top:bottom, left:right]
     axis.imshow(shown)
-    share = dict(zip(routing.index[region].tolist(), routing.strength[region]))
     size = _text_size(routing, *picture.shape[:2])
     outside = 0
     for rank, i in reversed(list(enumerate(routed))):
@@ -127,15 +126,13 @@ def _draw_regions(
     _outline(axis, routing, region, 'white', 2, linestyle='--')
     _mark(axis, query)
     if routing.topk is None:
-        axis.set_title('full attention: no regions')
-    elif outside:
-        axis.set_title(
-            f'regions by rank; first gets {share[routed[0]]:.0%}; {outside} off the picture'
-        )
+        axis.set_title(f'{routing.attention} attention: no regions')
+        return
+    share = routing.strength[region, 0]
+    if outside:
+        axis.set_title(f'regions by rank; first gets {share:.0%}; {outside} off the picture')
     else:
-        axis.set_title(
-            f'routed regions by rank; the first gets {share[routed[0]]:.0%} of the attention'
-        )
+        axis.set_title(f'routed regions by rank; the first gets {share:.0%} of the attention')
 
 
 def _draw_heat(

@@ -7,6 +7,8 @@ import pytest
 import torch
 from tool_runner import ROOT
 
+from biformer_mm.models.layers import ATTENTIONS, ROUTING
+
 SCRIPT = ROOT / 'benchmarks' / 'run_gpu.sh'
 
 pytestmark = pytest.mark.slow  # the fixture takes half a minute or more
@@ -54,6 +56,7 @@ def test_dry_run_ends_well(dry):
             'probes',
             'op fp16 fp32',
             'growth_step',
+            'backbones attention',
         )
     ]
     assert results['environment']['torch'] == torch.__version__
@@ -119,7 +122,11 @@ def test_op_gives_times_and_ratios(dry, load):
 
 
 def test_backbones_give_times_and_ratios(dry):
-    rows = {(row['network'], row['case'], row['model']): row for row in dry[2]['backbones']}
+    rows = {
+        (row['network'], row['case'], row['model']): row
+        for row in dry[2]['backbones']
+        if row['network'] != 'attention'
+    }
     cases = [
         ('stl', 'inference'),
         ('stl', 'training'),
@@ -137,6 +144,17 @@ def test_backbones_give_times_and_ratios(dry):
             swin, gather = (rows[network, case, other] for other in ('swin', 'sdpa'))
             assert row['time_over_swin'] == (row['seconds']['median'] / swin['seconds']['median'])
             assert row['memory_over_gather'] == (row['peak_memory'] / gather['peak_memory'])
+
+
+def test_every_attention_is_timed_beside_swin(dry):
+    rows = [row for row in dry[2]['backbones'] if row['network'] == 'attention']
+    models = ['swin fused', ROUTING, *ATTENTIONS]
+    assert [(row['case'], row['model']) for row in rows] == [
+        (case, model) for case in ('inference', 'training') for model in models
+    ]
+    for row in rows:
+        check_seconds(row['seconds'])
+        assert row['model'] == 'swin fused' or row['time_over_fused_swin'] > 0
 
 
 def test_profile_lists_kernels(dry):

@@ -31,10 +31,12 @@ def segmentation_inputs(cfg):
 
 
 def classification_inputs(cfg):
-    return dict(
-        inputs=torch.stack([pixels(), pixels()]),
-        data_samples=[DataSample().set_gt_label(i) for i in range(2)],
-    )
+    samples = [DataSample().set_gt_label(i) for i in range(2)]
+    if cfg.model.head.type == 'TokenLabelHead':
+        for sample in samples:
+            scores = torch.randn(cfg.model.head.num_classes, SIZE[0] // 32, SIZE[1] // 32)
+            sample.set_field(scores.softmax(0), 'gt_token_scores', dtype=torch.Tensor)
+    return dict(inputs=torch.stack([pixels(), pixels()]), data_samples=samples)
 
 
 INPUTS = dict(mmdet=detection_inputs, mmseg=segmentation_inputs, mmpretrain=classification_inputs)

@@ -56,9 +56,52 @@ def test_recipe(size):
     assert (cosine.type, cosine.begin, cosine.by_epoch) == ('CosineAnnealingLR', 5, True)
 
 
-@pytest.mark.parametrize('name', ['biformer_t_in1k', 'biformer_b_in1k', 'biformer_stl_in1k'])
+@pytest.mark.parametrize(
+    'name',
+    ['biformer_t_in1k', 'biformer_b_in1k', 'biformer_stl_in1k', 'biformer_b_token_label_in1k'],
+)
 def test_size_variants_are_small_deltas(name):
     assert_small_delta(name)
+
+
+@pytest.mark.parametrize('size', ['s', 'b'])
+def test_token_labelling_recipe(size):
+    cfg, base = load(f'biformer_{size}_token_label_in1k'), load(f'biformer_{size}_in1k')
+    assert cfg.model.backbone == base.model.backbone
+    assert cfg.model.type == 'TokenLabelClassifier'
+    assert cfg.model.neck is None and cfg.model.train_cfg is None
+    head = dict(cfg.model.head, type='LinearClsHead')
+    assert (cfg.model.head.type, head.pop('token_weight')) == ('TokenLabelHead', 0.5)
+    assert head == base.model.head
+
+    steps = cfg.train_dataloader.dataset.pipeline
+    theirs = {t.type: t for t in base.train_dataloader.dataset.pipeline}
+    assert [t.type for t in steps] == [
+        'LoadImageFromFile',
+        'TokenLabelRandomResizedCrop',
+        'RandomFlip',
+        'LoadTokenLabels',
+        'RandAugment',
+        'RandomErasing',
+        'PackInputs',
+    ]
+    for step in steps:
+        step.pop('_scope_', None)
+        if step.type in ('RandomFlip', 'RandAugment', 'RandomErasing'):
+            assert step == theirs[step.type]
+    assert dict(steps[1], type='RandomResizedCrop') == theirs['RandomResizedCrop']
+    assert (steps[3].num_classes, steps[3].grid) == (1000, (18, 18))
+    assert steps[-1].algorithm_keys == ('gt_token_scores',)
+    assert cfg.train_dataloader.sampler == dict(type='DefaultSampler', shuffle=True)
+    assert cfg.val_dataloader == base.val_dataloader
+
+    assert cfg.optim_wrapper == base.optim_wrapper
+    assert cfg.train_dataloader.batch_size == 128 and cfg.auto_scale_lr.base_batch_size == 1024
+    assert cfg.train_cfg.max_epochs == 310
+    warm_up, cosine = cfg.param_scheduler
+    assert warm_up == base.param_scheduler[0]
+    assert dict(cosine, end=None) == dict(base.param_scheduler[1], end=None)
+    assert cosine.end == 300
 
 
 # Paper, table 7: regions per side and routed regions, per stage.

@@ -357,6 +357,25 @@ def test_full_attention_has_heat_maps_alone(page, routings):
     assert caption(page).startswith('Region')
 
 
+@pytest.mark.parametrize('routed', [False, True])
+def test_other_attentions_have_heat_maps_alone(routed, open_page, tmp_path):
+    torch.manual_seed(0)
+    kinds = ['shifted_window', 'full', 'criss_cross', 'bi_level_routing' if routed else 'quadtree']
+    model = BiFormer(dict(ARCH, topks=(4,) * 4, attention=kinds), num_regions=S if routed else None)
+    routings = list(record_routing(model, torch.randn(1, 3, *IMAGE_SIZE)))
+    path = tmp_path / 'explorer.html'
+    write_explorer(path, red_picture(), routings)
+    page = open_page(path)
+    for kind, routing in zip(('Shifted window', 'Full', 'Full', 'Criss cross'), routings):
+        go_to(page, routing)
+        facts = page.locator('#facts').inner_text()
+        assert facts.startswith(f'{kind} attention, ') and 'no routing' in facts
+        assert page.locator('[name=mode][value=regions]').is_disabled()
+        assert caption(page).startswith('Token')
+    go_to(page, routings[-1])
+    assert caption(page).startswith('Region' if routed else 'Token')
+
+
 def test_facts_of_each_stage(page, routings):
     for routing in routings:
         go_to(page, routing)

@@ -11,10 +11,13 @@ from torch import nn
 
 from biformer_mm.checkpoint import convert_state_dict
 from biformer_mm.models import BiFormer, BiLevelRoutingAttention
+from biformer_mm.models.layers import ATTENTIONS
 from biformer_mm.models.layers.attention import FullAttention
+from biformer_mm.models.layers.basic import DepthwiseConv
 from biformer_mm.ops import pad_to_regions
 from biformer_mm.utils.errors import UsageError
 from biformer_mm.visualization import BlockRouting, find_backbone, find_block, record_routing
+from biformer_mm.visualization.recording import BlockAttention
 
 
 def record(attn, x, stage=1):
@@ -227,3 +230,112 @@ def test_other_models_and_batches_are_refused():
         find_backbone(nn.ModuleList([small_backbone(), small_backbone()]))
     with pytest.raises(ValueError, match='one image'):
         next(record_routing(small_backbone(), torch.randn(2, 3, 64, 64)))
+
+
+WITHOUT_REGIONS = {
+    'full': {},
+    'sliding_window': dict(window_size=3),
+    'shifted_window': dict(window_size=4, shift=2),
+    'spatially_separable': dict(window_size=4),
+    'sequential_axial': {},
+    'criss_cross': {},
+    'cross_shaped_window': dict(stripe=2),
+    'block_grid': dict(window_size=4, grid=True),
+    'quadtree': dict(topk=2, num_levels=2),
+}
+
+
+@pytest.fixture(params=WITHOUT_REGIONS)
+def without_regions(request):
+    """A layer, its input and what is recorded of it."""
+    torch.manual_seed(0)
+    layer = ATTENTIONS[request.param](32, 4, **WITHOUT_REGIONS[request.param])
+    nn.init.normal_(layer.qkv.weight, std=0.4)
+    for module in layer.modules():
+        if isinstance(module, DepthwiseConv):  # of CSWin, which is not attention
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    x = torch.randn(1, 10, 13, 32)
+    with torch.no_grad():
+        return layer, x, BlockAttention(layer, x, 1, 1, 1, (40, 52))
+
+
+def test_output_is_the_sum_of_the_values_by_the_heat_maps(without_regions):
+    layer, x, routing = without_regions
+    with torch.no_grad():
+        qkv = layer.qkv(x)
+        expected = layer.attend(qkv)[0].unflatten(-1, (4, 8)).numpy()  # (H, W, m, d)
+    value = qkv[0, :, :, 64:].unflatten(-1, (4, 8)).double().numpy()
+    for row, col in [(0, 0), (9, 12), (4, 7), (8, 2)]:
+        heat = routing.heat_map(row, col).astype(np.float64)
+        found = np.einsum('mhw,hwmd->md', heat, value)
+        np.testing.assert_allclose(found, expected[row, col], atol=1e-4)
+        np.testing.assert_allclose(heat.sum((1, 2)), 1, atol=1e-5)
+
+
+def test_attention_without_regions_is_of_one_region(without_regions):
+    routing = without_regions[2]
+    assert (routing.topk, routing.num_regions, routing.region_size) == (None, 1, (10, 13))
+    assert routing.weights.shape == (1, 4, 130, 130)
+    np.testing.assert_allclose(routing.strength, [[1]], rtol=1e-5)
+    assert routing.region_box(0) == (0, 0, 52, 40)
+
+
+def test_full_heat_map_is_the_softmax_of_all_pairs():
+    torch.manual_seed(0)
+    layer = ATTENTIONS['full'](32, 2)
+    nn.init.normal_(layer.qkv.weight, std=0.4)
+    x = torch.randn(1, 5, 7, 32)
+    with torch.no_grad():
+        heat = BlockAttention(layer, x, 1, 1, 1, (20, 28)).heat_map(2, 3)
+        qkv = layer.double().qkv(x.double())[0].flatten(0, 1)
+    query, key, _ = (part.unflatten(-1, (2, 16)) for part in qkv.chunk(3, dim=-1))
+    scores = torch.einsum('md,tmd->mt', query[2 * 7 + 3], key) / 4
+    np.testing.assert_allclose(heat, scores.softmax(-1).reshape(2, 5, 7), atol=1e-5)
+
+
+def test_convolutions_of_values_are_not_attention():
+    torch.manual_seed(0)
+    layer = ATTENTIONS['cross_shaped_window'](32, 2, stripe=1)
+    with torch.no_grad():
+        heat = BlockAttention(layer, torch.randn(1, 6, 8, 32), 1, 1, 1, (24, 32)).heat_map(2, 3)
+    np.testing.assert_allclose(heat.sum((1, 2)), 1, atol=1e-5)
+    assert np.count_nonzero(heat[0].sum(1)) == np.count_nonzero(heat[1].sum(0)) == 1
+    assert layer.lepe[0].weight.any()
+
+
+def small_stl(*attentions):
+    """A network of the Swin-T layout with one attention per stage."""
+    return BiFormer(
+        dict(
+            base='stl',
+            embed_dims=(16, 16, 16, 16),
+            depths=(1, 2, 1, 1),
+            head_dim=8,
+            attention=attentions,
+        )
+    )
+
+
+def test_mixed_networks_are_recorded_stage_by_stage():
+    backbone = small_stl(
+        'full', dict(type='shifted_window', window_size=4), 'bi_level_routing', 'quadtree'
+    )
+    recorded = list(record_routing(backbone, torch.randn(1, 3, 64, 96)))
+    assert [(r.stage, r.attention, r.topk) for r in recorded] == [
+        (1, 'full', None),
+        (2, 'shifted window', None),
+        (2, 'shifted window', None),
+        (3, 'bi-level routing', 16),
+        (4, 'quadtree', None),
+    ]
+
+
+@pytest.mark.parametrize('name, block', [('deformable', 1), ('spatially_separable', 2)])
+def test_attention_to_other_points_than_tokens_is_refused(name, block):
+    backbone = small_stl('full', name, 'full', 'full')
+    kind = name.replace('_', ' ')
+    message = f'block {block} of stage 2 has {kind} attention to other points'
+    with pytest.raises(UsageError, match=message):
+        next(record_routing(backbone, torch.randn(1, 3, 64, 64)))
+    assert next(record_routing(backbone, torch.randn(1, 3, 64, 64), stage=3)).attention == 'full'

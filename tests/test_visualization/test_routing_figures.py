@@ -158,6 +158,19 @@ def test_full_attention_is_said_to_have_no_regions(backbone, picture):
     assert not regions.texts
 
 
+def test_other_attention_is_drawn_as_a_heat_map(picture):
+    torch.manual_seed(0)
+    arch = dict(base='stl', embed_dims=(32,) * 4, depths=(1,) * 4, attention='shifted_window')
+    routing = record(BiFormer(arch), 2)
+    figure = routing_figures.draw_routing(picture, routing, QUERIES[:1])
+    assert figure.get_suptitle().endswith(': shifted window attention, 8 x 12 tokens')
+    assert figure.axes[1].get_title() == 'shifted window attention: no regions'
+    shown = figure.axes[2].images[1].get_array().filled(0) > 0
+    expected = np.zeros_like(shown)
+    expected[:56, :56] = True  # the window of 7 x 7 tokens, 8 pixels each
+    np.testing.assert_array_equal(shown, expected)
+
+
 @pytest.mark.parametrize('colors', [routing_figures.RANK_COLORS, routing_figures.HEAT_COLORS])
 def test_colors_rise_in_lightness(colors):
     """So that they are told apart in grey."""

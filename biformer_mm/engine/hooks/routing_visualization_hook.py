@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from biformer_mm.models import BiLevelRoutingAttention
 from biformer_mm.ops.validation import check_int
 from biformer_mm.utils.errors import UsageError
 
@@ -64,7 +65,7 @@ class RoutingVisualizationHook(Hook):
 
         Raises:
             UsageError: The model has no BiFormer, or no such stage, or the
-                stage has full attention.
+                stage does not route.
         """
         self._routed_stages(_unwrap(runner.model))
 
@@ -115,7 +116,16 @@ class RoutingVisualizationHook(Hook):
 
     def _routed_stages(self, model: nn.Module) -> Sequence[int]:
         stages = find_backbone(model).stages
-        routed = [i + 1 for i, blocks in enumerate(stages) if hasattr(blocks[-1].attn, 'topk')]
+        routed = [
+            i + 1
+            for i, blocks in enumerate(stages)
+            if isinstance(blocks[-1].attn, BiLevelRoutingAttention)
+        ]
+        if not routed:
+            raise UsageError(
+                'RoutingVisualizationHook shows stages that route, and this model has none; '
+                'remove the hook'
+            )
         if self.stages is None:
             return routed
         if not set(self.stages) <= set(routed):

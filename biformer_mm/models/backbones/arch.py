@@ -41,13 +41,13 @@ def parse_arch(arch: Union[str, Dict], topks: Optional[Sequence[Optional[int]]] 
     """Look up or complete an architecture, and validate it.
 
     Args:
-        arch: A name in :data:`ARCHS`; a dict with the keys of its entries; or a dict with the key
-            'base', such a name, and the keys to change.
+        arch: A name in :data:`ARCHS`; a dict with the keys of its entries, of which 'attention'
+            may be left out; or a dict with the key 'base', such a name, and the keys to change.
         topks: Replaces the ``topks`` of the architecture.
 
     Returns:
-        A dict with the keys of :data:`ARCHS`'s entries. The values per stage are tuples of
-        integers.
+        A dict with the keys of :data:`ARCHS`'s entries. The values per stage are tuples, of
+        integers or, for ``attention``, of names and options.
 
     Raises:
         ValueError: A name, key or value is wrong; the message says which.
@@ -64,6 +64,7 @@ def parse_arch(arch: Union[str, Dict], topks: Optional[Sequence[Optional[int]]] 
                 f'arch must be one of {tuple(ARCHS)}, or a dict with one as its base; got {base!r}'
             )
         arch = dict(ARCHS[base], **changes)
+    arch = {'attention': ROUTING, **arch}
     keys = set(ARCHS['small'])
     missing, unknown = keys - set(arch), set(arch) - keys
     if missing or unknown:

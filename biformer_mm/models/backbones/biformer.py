@@ -71,10 +71,10 @@ class BiFormer(BaseModule):
             ('conv' or 'patch', for stem and downsampling), ``pos_conv`` and ``attention``: a name
             in :data:`biformer_mm.models.layers.ATTENTIONS` or 'bi_level_routing', a dict with the
             name as ``type`` and options of the layer, or one of these per stage.
-        num_regions: Regions per side, S, for all stages or one per stage. The paper uses 7 for
-            classification, 8 for segmentation and 16 for detection. 'auto' chooses S for each map,
-            near the optimum of equation 9, so the cost grows as (H*W)**(4/3). Weights do not
-            depend on it.
+        num_regions: Regions per side, S, for all stages or one per stage; None is 7. The paper
+            uses 7 for classification, 8 for segmentation and 16 for detection. 'auto' chooses S
+            for each map, near the optimum of equation 9, so the cost grows as (H*W)**(4/3).
+            Weights do not depend on it.
         topks: Replaces the ``topks`` of ``arch``.
         padding: 'legacy' or 'masked'; see :class:`BiLevelRoutingAttention`.
         in_channels: Channels of the image.
@@ -104,7 +104,7 @@ class BiFormer(BaseModule):
     def __init__(
         self,
         arch: Union[str, Dict] = 'small',
-        num_regions: Union[int, str, Sequence[Union[int, str]]] = 7,
+        num_regions: Union[int, str, Sequence[Union[int, str]], None] = None,
         topks: Optional[Sequence[Optional[int]]] = None,
         padding: str = 'legacy',
         in_channels: int = 3,
@@ -126,12 +126,12 @@ class BiFormer(BaseModule):
         num_stages = len(depths)
         if all(name != ROUTING for name, _ in arch['attention']):
             _refuse_options_of_routing(
-                num_regions=num_regions != 7,
+                num_regions=num_regions is not None,
                 topks=topks is not None,
                 padding=padding != 'legacy',
                 attn_backend=attn_backend != 'auto',
             )
-        num_regions = parse_num_regions(num_regions, num_stages)
+        num_regions = parse_num_regions(7 if num_regions is None else num_regions, num_stages)
         out_indices = parse_outputs(out_indices, out_norm, num_stages)
         in_channels = check_int('in_channels', in_channels, 1)
         frozen_stages = check_int('frozen_stages', frozen_stages)

@@ -5,9 +5,11 @@ Shapes: N batch, H x W map, C channels, m heads of d = C/m channels, G groups of
 
 from typing import Any, Optional, Tuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from biformer_mm.ops.tracing import is_for_others
 from biformer_mm.ops.validation import check_bool, check_multiple
 
 
@@ -60,6 +62,18 @@ class BaseAttention(nn.Module):
         """Attend with projected tokens: (N, H, W, 3*C) -> (N, H, W, C)."""
         raise NotImplementedError
 
+    def queries(self, x: Tensor) -> Tensor:
+        """Project to queries only: (..., C) -> (..., C)."""
+        return self._project(x, slice(None, self.embed_dims))
+
+    def keys_values(self, x: Tensor) -> Tensor:
+        """Project to keys and values only: (..., C) -> (..., 2*C)."""
+        return self._project(x, slice(self.embed_dims, None))
+
+    def _project(self, x: Tensor, part: slice) -> Tensor:
+        bias = None if self.qkv.bias is None else self.qkv.bias[part]
+        return F.linear(x, self.qkv.weight[part], bias)
+
 
 def attend_in_groups(qkv: Tensor, num_heads: int, bias: Optional[Tensor] = None) -> Tensor:
     """Let the tokens of each group attend to one another.
@@ -78,8 +92,37 @@ def attend_in_groups(qkv: Tensor, num_heads: int, bias: Optional[Tensor] = None)
     query, key, value = split_heads(qkv, num_heads)
     if bias is not None:
         bias = bias.expand(groups, num_heads, tokens, tokens).flatten(0, 1)[None]
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    out = dot_product_attention(query, key, value, bias)
     return out.view(n, groups, num_heads, tokens, -1).transpose(2, 3).flatten(3)
+
+
+def attend_to(
+    query: Tensor, keys_values: Tensor, num_heads: int, bias: Optional[Tensor] = None
+) -> Tensor:
+    """Let tokens attend to other tokens.
+
+    Args:
+        query: (N, T, C).
+        keys_values: (N, K, 2*C).
+        num_heads: Number of heads, m.
+        bias: What to add to the dot products, (N or 1, m or 1, T, K).
+
+    Returns:
+        (N, T, C).
+    """
+    query = query.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    key, value = keys_values.unflatten(-1, (2, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return dot_product_attention(query, key, value, bias).transpose(1, 2).flatten(2)
+
+
+def dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Optional[Tensor] = None
+) -> Tensor:
+    """Attend by PyTorch's fused attention, (..., T, d) to (..., K, d), in a form that exports."""
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    # The operations that it is exported as lay their result out in another order than this call,
+    # and what follows was recorded for this order.
+    return out.clone(memory_format=torch.contiguous_format) if is_for_others() else out
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:

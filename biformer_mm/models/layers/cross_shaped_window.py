@@ -3,18 +3,18 @@
 Dong et al., CSWin Transformer, CVPR 2022, section 3.2 and equation 7.
 """
 
-from typing import Any
+from typing import Any, Tuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from biformer_mm.ops.validation import check_int
 
 from ..mmengine_compat import register
 from .base_attention import BaseAttention, attend_in_groups
-from .basic import DepthwiseConv
-from .windows import same_part
+from .basic import DepthwiseConv, conv_nhwc
+from .windows import padding_parts, same_part
 
 STRIPES = (1, 2, 7, 7)  # by stage, as in the source
 
@@ -25,6 +25,9 @@ class CrossShapedWindowAttention(BaseAttention):
 
     A depth-wise 3x3 convolution of the values of each stripe is added (locally-enhanced positional
     encoding, LePE). Padding is neither attended to nor counted.
+
+    The source's last stage attends to the whole map. So does this layer as long as a stripe covers
+    it, as in the last stage at 224 pixels; on larger maps it keeps to stripes.
 
     Args:
         embed_dims: Channels, C.
@@ -43,37 +46,46 @@ class CrossShapedWindowAttention(BaseAttention):
         if num_heads % 2:
             raise ValueError(f'num_heads must be even; got {num_heads}')
         self.stripe = check_int('stripe', stripe, 1)
-        self.lepe = torch.nn.ModuleList(DepthwiseConv(embed_dims // 2, 3) for _ in range(2))
+        self.lepe = nn.ModuleList(DepthwiseConv(embed_dims // 2, 3) for _ in range(2))
 
     @classmethod
     def for_block(
         cls, embed_dims: int, num_heads: int, stage: int, block: int, **options: Any
     ) -> 'CrossShapedWindowAttention':
-        """Widen the stripes with the stages; an odd number of heads is raised by one."""
+        """Widen the stripes with the stages; an odd number of heads is raised by one.
+
+        So the first stage of Swin-T's layout has 4 heads of 24 channels instead of 3 of 32.
+        """
         num_heads += num_heads % 2
         stripe = STRIPES[min(stage, len(STRIPES) - 1)]
         return cls(embed_dims, num_heads, **{'stripe': stripe, **options})
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Attend within stripes: (N, H, W, 3*C) -> (N, H, W, C)."""
-        halves = qkv.unflatten(-1, (3, 2, -1)).unbind(-2)  # (N, H, W, 3, C/2) each
-        horizontal = self._in_rows(halves[0].flatten(3), self.lepe[0])
-        vertical = self._in_rows(halves[1].flatten(3).transpose(1, 2), self.lepe[1])
-        return torch.cat([horizontal, vertical.transpose(1, 2)], dim=-1)
+        height, width = qkv.shape[1:3]
+        first, second = qkv.unflatten(-1, (3, 2, -1)).unbind(-2)  # (N, H, W, 3, C/2) each
+        horizontal = self._within(first.flatten(3), (self.stripe, width), self.lepe[0])
+        vertical = self._within(second.flatten(3), (height, self.stripe), self.lepe[1])
+        return torch.cat([horizontal, vertical], dim=-1)
 
-    def _in_rows(self, qkv: Tensor, lepe: DepthwiseConv) -> Tensor:
-        """Attend within stripes of whole rows: (N, H, W, 3*C/2) -> (N, H, W, C/2)."""
+    def _within(self, qkv: Tensor, size: Tuple[int, int], lepe: nn.Module) -> Tensor:
+        """Attend within stripes of a size: (N, H, W, 3*C/2) -> (N, H, W, C/2)."""
         n, height, width, channels = qkv.shape
-        missing = -height % self.stripe
-        qkv = F.pad(qkv, (0, 0, 0, 0, 0, missing)) if missing else qkv
-        stripes = qkv.unflatten(1, (-1, self.stripe))  # (N, G, stripe, W, 3*C/2)
+        qkv = F.pad(qkv, (0, 0, 0, -width % size[1], 0, -height % size[0]))
+        parts = padding_parts((qkv.shape[1], qkv.shape[2]), (height, width), qkv.device)
+        stripes = _cut(qkv, size)
         bias = None
-        if missing:
-            is_padding = (torch.arange(height + missing, device=qkv.device) >= height).long()
-            parts = is_padding.view(-1, self.stripe, 1).expand(-1, -1, width)
-            bias = same_part(parts.flatten(1)).to(qkv.dtype)
+        if parts is not None:
+            bias = same_part(_cut(parts, size)[0].flatten(1)).to(qkv.dtype)
         out = attend_in_groups(stripes.flatten(2, 3), self.num_heads // 2, bias)
         value = stripes[..., 2 * channels // 3 :].flatten(0, 1)  # zero on the padding
-        encoded = lepe(value.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        out = out.unflatten(2, (self.stripe, width)) + encoded.unflatten(0, (n, -1))
-        return out.flatten(1, 2)[:, :height]
+        out = out.reshape(value.shape) + conv_nhwc(lepe, value)
+        rows = qkv.shape[1] // size[0]
+        out = out.unflatten(0, (n, rows, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return out[:, :height, :width]
+
+
+def _cut(x: Tensor, size: Tuple[int, int]) -> Tensor:
+    """Cut a map into stripes: (N, H, W, C) -> (N, G, height, width, C)."""
+    parts = x.unflatten(2, (-1, size[1])).unflatten(1, (-1, size[0]))
+    return parts.transpose(2, 3).flatten(1, 2)

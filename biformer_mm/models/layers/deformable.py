@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from biformer_mm.ops.validation import check_int, check_multiple, check_number
 
 from ..mmengine_compat import register
-from .base_attention import BaseAttention
+from .base_attention import BaseAttention, attend_to
 
 # By stage, as in the source: kernels of the offsets' convolutions, strides of the points, and
 # sides of the maps at 224 pixels.
@@ -24,8 +24,12 @@ class DeformableAttention(BaseAttention):
     """Attention of all tokens to a grid of points that are moved by learned offsets.
 
     A small network predicts the offsets from the queries. Keys and values are projected from the
-    map at the moved points, bilinearly sampled. A table of relative positions, sampled at the
-    displacement of query and point, is added to the scores.
+    map at the moved points, bilinearly sampled; beyond its borders it is zero. A table of relative
+    positions, sampled at the displacement of query and point, is added to the scores.
+
+    As in the source's code, point i of n along an axis starts at (i + 0.5)/(n - 1) of the way from
+    the first token to the last, so the last point starts beyond it. Points are computed in float32
+    at least, because half precision would move them.
 
     Args:
         embed_dims: Channels, C.
@@ -33,7 +37,8 @@ class DeformableAttention(BaseAttention):
         stride: Tokens between two points.
         kernel_size: Side of the offset network's depth-wise convolution, odd.
         num_groups: Groups of channels that have their own offsets, g.
-        reach: Largest offset, as a multiple of the points' distance; None for no limit.
+        reach: Largest offset, in halves of the distance between two points (the source's offset
+            range factor). None has no limit, but keeps the points on the map.
         table_size: Side in tokens of the maps for which the table has one entry per displacement.
             It is interpolated for others.
         qkv_bias: Whether queries, keys and values have a bias.
@@ -58,6 +63,8 @@ class DeformableAttention(BaseAttention):
         _, self.num_groups = check_multiple('num_heads', num_heads, 'num_groups', num_groups)
         self.stride = check_int('stride', stride, 1)
         self.reach = reach if reach is None else check_number('reach', reach)
+        if reach is not None and reach <= 0:
+            raise ValueError(f'reach must be above 0, or None for no limit; got {reach}')
         check_int('table_size', table_size, 1)
         if check_int('kernel_size', kernel_size, 1) % 2 == 0:
             raise ValueError(f'kernel_size must be odd; got {kernel_size}')
@@ -85,57 +92,56 @@ class DeformableAttention(BaseAttention):
     def forward(self, x: Tensor) -> Tensor:
         """Attend: (N, H, W, C) -> (N, H, W, C), any H and W."""
         n, height, width, channels = x.shape
-        weights = self.qkv.weight.split([channels, 2 * channels])
-        biases = (
-            (None, None) if self.qkv.bias is None else self.qkv.bias.split([channels, 2 * channels])
-        )
-        query = F.linear(x, weights[0], biases[0])
-        points = self._points(query)  # (N*g, h, w, 2), as x and y from -1 to 1
+        query = self.queries(x)
+        points = self._points(query)
         maps = x.permute(0, 3, 1, 2).reshape(n * self.num_groups, -1, height, width)
-        sampled = F.grid_sample(maps, points, align_corners=True)
-        sampled = sampled.reshape(n, channels, -1).transpose(1, 2)
-        key, value = F.linear(sampled, weights[1], biases[1]).chunk(2, dim=-1)
-        query, key, value = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for part in (query.flatten(1, 2), key, value)
-        )
-        bias = self._position_bias(points, n, height, width).to(query.dtype)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
+        sampled = F.grid_sample(maps.to(points.dtype), points, align_corners=True).to(x.dtype)
+        keys_values = self.keys_values(sampled.reshape(n, channels, -1).transpose(1, 2))
+        bias = self._position_bias(points, height, width).to(query.dtype)
+        out = attend_to(query.flatten(1, 2), keys_values, self.num_heads, bias)
+        return self.proj(out.view_as(x))
 
     def _points(self, query: Tensor) -> Tensor:
-        """Move the grid's points: (N, H, W, C) -> (N*g, h, w, 2)."""
+        """Move the grid's points.
+
+        Args:
+            query: (N, H, W, C).
+
+        Returns:
+            x and y of h x w points for each group, (N*g, h, w, 2). The first token of the map is
+            at -1, the last at 1.
+        """
         groups = query.unflatten(-1, (self.num_groups, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)
         spread = self.norm(self.spread(groups).permute(0, 2, 3, 1))
-        offset = self.to_offset(F.gelu(spread))  # along the columns (y), then the rows (x)
-        h, w = offset.shape[1:3]
+        offset = self.to_offset(F.gelu(spread))
+        offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
+        height, width = offset.shape[1:3]
+        y, x = offset.unbind(-1)
         if self.reach is not None:
-            distance = offset.new_tensor([1 / max(h - 1, 1), 1 / max(w - 1, 1)])
-            offset = offset.tanh() * distance * self.reach
-        points = offset + _centres(h, w, offset)
-        if self.reach is None:
-            points = points.clamp(-1, 1)
-        return points.flip(-1)
+            y = y.tanh() * (self.reach / max(height - 1, 1))
+            x = x.tanh() * (self.reach / max(width - 1, 1))
+        points = torch.stack([x + _starts(width, x), y + _starts(height, y)[:, None]], dim=-1)
+        return points.clamp(-1, 1) if self.reach is None else points
 
-    def _position_bias(self, points: Tensor, n: int, height: int, width: int) -> Tensor:
+    def _position_bias(self, points: Tensor, height: int, width: int) -> Tensor:
         """Sample the table at the displacements of queries and points, (N, m, H*W, h*w)."""
-        places = _corners(height, width, points).flip(-1).flatten(0, 1)  # (H*W, 2)
+        columns, rows = _places(width, points), _places(height, points)
+        places = torch.stack(torch.meshgrid(columns, rows, indexing='xy'), dim=-1).flatten(0, 1)
         displacement = (places[None, :, None] - points.flatten(1, 2)[:, None]) * 0.5
         tables = self.table.unflatten(0, (self.num_groups, -1)).to(points.dtype)
+        n = points.shape[0] // self.num_groups
         tables = tables.repeat(n, 1, 1, 1)  # (N*g, m/g, 2*S-1, 2*S-1)
         bias = F.grid_sample(tables, displacement, align_corners=True)
-        return bias.unflatten(0, (n, self.num_groups)).flatten(1, 2)
+        return bias.unflatten(0, (n, -1)).flatten(1, 2)
 
 
-def _centres(height: int, width: int, like: Tensor) -> Tensor:
-    """Return the centres of h x w equal cells as y and x from -1 to 1, (h, w, 2)."""
-    rows = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / max(height - 1, 1)
-    cols = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / max(width - 1, 1)
-    return torch.stack(torch.meshgrid(rows * 2 - 1, cols * 2 - 1, indexing='ij'), dim=-1)
+def _starts(points: int, like: Tensor) -> Tensor:
+    """Return where the points of an axis start; -1 is the first token, 1 the last."""
+    place = torch.arange(points, device=like.device, dtype=like.dtype)
+    return (2 * place + 1) / max(points - 1, 1) - 1
 
 
-def _corners(height: int, width: int, like: Tensor) -> Tensor:
-    """Return the places of a map's tokens as y and x from -1 to 1, (H, W, 2)."""
-    rows = torch.linspace(-1, 1, height, device=like.device, dtype=like.dtype)
-    cols = torch.linspace(-1, 1, width, device=like.device, dtype=like.dtype)
-    return torch.stack(torch.meshgrid(rows, cols, indexing='ij'), dim=-1)
+def _places(tokens: int, like: Tensor) -> Tensor:
+    """Return the places of the tokens of an axis, from -1 to 1; 0 if there is one only."""
+    place = torch.arange(tokens, device=like.device, dtype=like.dtype)
+    return (2 * place - (tokens - 1)) / max(tokens - 1, 1)

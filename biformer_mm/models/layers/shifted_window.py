@@ -12,7 +12,14 @@ from biformer_mm.ops.validation import check_int
 
 from ..mmengine_compat import register
 from .base_attention import BaseAttention, attend_in_groups
-from .windows import RelativePositionBias, cut_windows, join_windows, pad_to_multiple, same_part
+from .windows import (
+    RelativePositionBias,
+    cut_windows,
+    join_windows,
+    may_differ,
+    pad_to_multiple,
+    same_part,
+)
 
 
 @register
@@ -89,7 +96,7 @@ class ShiftedWindowAttention(BaseAttention):
         Returns:
             (1, H', W', 1); None if there is one part only.
         """
-        if padded == size and shift == (0, 0):
+        if not may_differ(padded, size) and shift == (0, 0):
             return None
         axes = []
         for length, valid, by in zip(padded, size, shift):

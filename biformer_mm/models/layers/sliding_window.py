@@ -3,8 +3,6 @@
 Ramachandran et al., Stand-Alone Self-Attention in Vision Models, NeurIPS 2019, section 3.1.
 """
 
-from typing import Tuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,8 +10,7 @@ from torch import Tensor, nn
 from biformer_mm.ops.validation import check_int
 
 from ..mmengine_compat import register
-from .base_attention import BaseAttention
-from .windows import cut_windows, join_windows, pad_to_multiple
+from .base_attention import BaseAttention, dot_product_attention
 
 
 @register
@@ -24,7 +21,8 @@ class SlidingWindowAttention(BaseAttention):
     it for the rows and half for the columns.
 
     The map is computed in tiles of w x w queries. A tile attends to the (2w-1) x (2w-1) tokens
-    around it under a mask, in one fused product.
+    around it, in one fused product under a bias that leaves each query its neighbours. So the
+    products are up to four times those of the neighbourhoods alone.
 
     Args:
         embed_dims: Channels, C.
@@ -35,9 +33,6 @@ class SlidingWindowAttention(BaseAttention):
     Raises:
         ValueError: A number is out of its range, or ``num_heads`` does not divide ``embed_dims``.
     """
-
-    outside: Tensor
-    offset: Tensor
 
     def __init__(
         self, embed_dims: int, num_heads: int, window_size: int = 7, qkv_bias: bool = True
@@ -53,63 +48,90 @@ class SlidingWindowAttention(BaseAttention):
         self.of_columns = nn.Parameter(torch.empty(window_size, head_dim // 2))
         nn.init.trunc_normal_(self.of_rows, std=0.02)
         nn.init.trunc_normal_(self.of_columns, std=0.02)
-        # Offsets of a tile's keys from its queries, along one axis: 0 to w-1 are neighbours.
-        offset = torch.arange(2 * window_size - 1)[None] - torch.arange(window_size)[:, None]
-        is_outside = (offset < 0) | (offset >= window_size)
-        both = is_outside[:, None, :, None] | is_outside[None, :, None, :]
-        offset = offset.clamp(0, window_size - 1)
-        index = offset[:, None, :, None] * window_size + offset[None, :, None, :]
-        self.register_buffer('outside', both.flatten(2).flatten(0, 1), persistent=False)
-        self.register_buffer('offset', index.flatten(2).flatten(0, 1), persistent=False)
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Attend to neighbours: (N, H, W, 3*C) -> (N, H, W, C)."""
         n, height, width, _ = qkv.shape
-        size = self.window_size
-        qkv = pad_to_multiple(qkv, size)
-        padded = qkv.shape[1], qkv.shape[2]
-        query = self._heads(cut_windows(qkv[..., : self.embed_dims], size))
-        keys, values = (
-            self._heads(self._halos(x, padded))
-            for x in qkv[..., self.embed_dims :].chunk(2, dim=-1)
+        size, heads = self.window_size, self.num_heads
+        qkv = qkv.unflatten(-1, (3, heads, -1)).permute(3, 0, 4, 1, 2, 5).flatten(1, 2)
+        query, key, value = qkv  # (N*m, H, W, d)
+        query = F.pad(query, (0, 0, 0, -width % size, 0, -height % size))
+        query = query.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)
+        bias = self._position_bias(query, height, width)
+        out = dot_product_attention(
+            query.flatten(3, 4).flatten(1, 2),
+            self._surroundings(key),
+            self._surroundings(value),
+            bias,
         )
-        tiles = query.shape[1]
-        vectors = torch.cat(
-            [
-                self.of_rows[:, None].expand(-1, size, -1),
-                self.of_columns[None].expand(size, -1, -1),
-            ],
-            dim=-1,
-        ).flatten(0, 1)
-        by_offset = (query @ vectors.to(query.dtype).t()) * query.shape[-1] ** -0.5
-        index = self.offset.expand(n, tiles, self.num_heads, -1, -1)
-        bias = by_offset.gather(-1, index).masked_fill(self.outside, float('-inf'))
-        valid = qkv.new_zeros(1, *padded, 1)
-        valid[:, :height, :width] = 1
-        off_map = self._halos(valid, padded)[..., 0] == 0  # (1, tiles, keys)
-        # A padded query may attend to anything: one that attends to nothing would be nan.
-        is_padding = cut_windows(valid, size)[..., 0] == 0  # (1, tiles, queries)
-        bias = bias.masked_fill(
-            off_map[:, :, None, None] & ~is_padding[:, :, None, :, None], float('-inf')
-        )
-        bias = bias.masked_fill(is_padding[:, :, None, :, None], 0.0)
-        out = F.scaled_dot_product_attention(
-            query.flatten(1, 2),
-            keys.flatten(1, 2),
-            values.flatten(1, 2),
-            attn_mask=bias.flatten(1, 2),
-        )
-        out = out.unflatten(1, (tiles, self.num_heads)).transpose(2, 3).flatten(3)
-        return join_windows(out, size, padded)[:, :height, :width]
+        rows, columns = query.shape[1:3]  # of tiles
+        out = out.view(n, heads, rows, columns, size, size, -1).permute(0, 2, 4, 3, 5, 1, 6)
+        return out.reshape(n, rows * size, columns * size, -1)[:, :height, :width]
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """Split channels into heads: (N, G, T, C) -> (N, G, m, T, d)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
+    def _position_bias(self, query: Tensor, height: int, width: int) -> Tensor:
+        """Multiply queries by the scaled vectors of their neighbours' offsets.
 
-    def _halos(self, x: Tensor, padded: Tuple[int, int]) -> Tensor:
-        """Cut the surroundings of each tile: (N, H, W, C) -> (N, G, (2w-1)*(2w-1), C)."""
+        Args:
+            query: (N*m, rows, columns, w, w, d), the last two axes before d within a tile.
+            height: H, without padding.
+            width: W, without padding.
+
+        Returns:
+            The products for all pairs of a tile, (N*m, rows*columns, w*w, (2w-1)*(2w-1)); of pairs
+            that are no neighbours, and of keys off the map, a large negative number.
+        """
+        rows, columns = query.shape[1:3]
+        of_row, of_column = query.chunk(2, dim=-1)
+        to_row = self._offsets(rows, height, query.device)[:, None, :, None]
+        to_column = self._offsets(columns, width, query.device)[:, None]
+        scale = query.shape[-1] ** -0.5
+        by_row = _products(of_row, self.of_rows * scale, to_row)
+        by_column = _products(of_column, self.of_columns * scale, to_column)
+        return (by_row[..., None] + by_column[..., None, :]).flatten(5).flatten(3, 4).flatten(1, 2)
+
+    def _offsets(self, tiles: int, length: int, device: torch.device) -> Tensor:
+        """List the offsets of the keys around each tile from its queries, along one axis.
+
+        Args:
+            tiles: Number of tiles along the axis.
+            length: Tokens of the map along the axis, without padding.
+            device: Where the result is needed.
+
+        Returns:
+            (tiles, w, 2w-1): 0 to w-1; w for keys that are no neighbours or not on the map.
+        """
         size = self.window_size
-        reach = size // 2
-        x = F.pad(x, (0, 0, reach, reach, reach, reach))
-        halos = x.unfold(1, 2 * size - 1, size).unfold(2, 2 * size - 1, size)
-        return halos.permute(0, 1, 2, 4, 5, 3).flatten(3, 4).flatten(1, 2)
+        first = size * torch.arange(tiles, device=device)[:, None, None]
+        query = first + torch.arange(size, device=device)[:, None]
+        key = first - size // 2 + torch.arange(2 * size - 1, device=device)
+        offset = key - query + size // 2
+        is_far = (offset < 0) | (offset >= size) | (key < 0) | (key >= length)
+        return offset.masked_fill(is_far, size)
+
+    def _surroundings(self, x: Tensor) -> Tensor:
+        """Cut the tokens around each tile: (N*m, H, W, d) -> (N*m, tiles, (2w-1)*(2w-1), d)."""
+        size, reach = self.window_size, self.window_size // 2
+        bottom, right = (size - reach + -length % size for length in x.shape[1:3])
+        x = F.pad(x, (0, 0, reach, right, reach, bottom))
+        # A tile and the first of the next one, along each axis.
+        x = x.unflatten(1, (-1, size))
+        x = torch.cat([x[:, :-1], x[:, 1:, : size - 1]], dim=2)
+        x = x.unflatten(3, (-1, size)).transpose(2, 3)
+        x = torch.cat([x[:, :, :-1], x[:, :, 1:, :, : size - 1]], dim=4)
+        return x.flatten(3, 4).flatten(1, 2)
+
+
+def _products(query: Tensor, vectors: Tensor, offsets: Tensor) -> Tensor:
+    """Multiply queries by the vectors of given offsets.
+
+    Args:
+        query: (..., d/2).
+        vectors: (w, d/2).
+        offsets: 0 to w-1; w gives a large negative number. (..., 2w-1).
+
+    Returns:
+        (..., 2w-1).
+    """
+    # Not infinity: a padded query may have no neighbour on the map, and would be nan.
+    products = F.pad(query @ vectors.t(), (0, 1), value=torch.finfo(query.dtype).min / 4)
+    return products.gather(-1, offsets.expand(*products.shape[:-1], -1))

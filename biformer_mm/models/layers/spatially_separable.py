@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from biformer_mm.ops.validation import check_int
 
 from ..mmengine_compat import register
-from .base_attention import BaseAttention, attend_in_groups
+from .base_attention import BaseAttention, attend_in_groups, attend_to
 from .basic import conv_nhwc
 from .windows import cut_windows, join_windows, pad_to_multiple, padding_parts, same_part
 
@@ -66,24 +66,15 @@ class SpatiallySeparableAttention(BaseAttention):
         """Attend: (N, H, W, C) -> (N, H, W, C), any H and W."""
         if self.ratio is None:
             return super().forward(x)
-        query_weight, other_weight = self.qkv.weight.split([self.embed_dims, 2 * self.embed_dims])
-        query_bias = other_bias = None
-        if self.qkv.bias is not None:
-            query_bias, other_bias = self.qkv.bias.split([self.embed_dims, 2 * self.embed_dims])
-        query = F.linear(x, query_weight, query_bias)
         small = x
         if self.ratio > 1:
             # Of a map that is smaller than the kernel one token is left.
             bottom, right = (max(self.ratio - side, 0) for side in x.shape[1:3])
             small = F.pad(x, (0, 0, 0, right, 0, bottom))
             small = self.norm(conv_nhwc(self.sub_sample, small))
-        key, value = F.linear(small.flatten(1, 2), other_weight, other_bias).chunk(2, dim=-1)
-        query, key, value = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for part in (query.flatten(1, 2), key, value)
-        )
-        out = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, x.shape[1:3]))
+        query, keys_values = self.queries(x), self.keys_values(small)
+        out = attend_to(query.flatten(1, 2), keys_values.flatten(1, 2), self.num_heads)
+        return self.proj(out.view_as(x))
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Attend within windows: (N, H, W, 3*C) -> (N, H, W, C)."""

@@ -9,11 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from biformer_mm.ops.tracing import is_for_others
+
 
 def pad_to_multiple(x: Tensor, size: int) -> Tensor:
     """Zero-pad an NHWC map at the right and at the bottom to multiples of a size."""
     bottom, right = -x.shape[1] % size, -x.shape[2] % size
-    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom + right else x
+    return F.pad(x, (0, 0, 0, right, 0, bottom)) if may_differ((bottom, right), (0, 0)) else x
+
+
+def may_differ(padded: Tuple[int, int], size: Tuple[int, int]) -> bool:
+    """Return whether sizes differ, or may for other inputs of the graph that is exported."""
+    if is_for_others() and not all(type(side) is int for side in (*padded, *size)):
+        return True
+    return padded != size
 
 
 def cut_windows(x: Tensor, size: int) -> Tensor:
@@ -73,7 +82,7 @@ def padding_parts(
     Returns:
         The numbers; None if nothing is padded.
     """
-    if padded == size:
+    if not may_differ(padded, size):
         return None
     rows = torch.arange(padded[0], device=device)[:, None] >= size[0]
     cols = torch.arange(padded[1], device=device)[None] >= size[1]

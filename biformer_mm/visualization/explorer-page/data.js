@@ -20,7 +20,7 @@ async function unpack(text) {
 /** A block's routing: who routes to whom, and shares in thousandths. */
 async function loadRouting(stage, block) {
   if (stage.topk === null) {
-    return {k: 1, index: Uint32Array.of(0)}; // everything to everything
+    return {k: 1, index: Uint32Array.of(0)}; // one region, to itself
   }
   const buffer = await unpack(stage.routings[block]);
   const regions = stage.side ** 2;

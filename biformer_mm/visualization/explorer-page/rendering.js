@@ -23,7 +23,7 @@ let drawing;
 
 /* ---- state ---- */
 
-/** Full attention has no regions to show. */
+/** Attention other than bi-level routing has no regions to show. */
 function mode() {
   return state.stage.topk === null ? 'attention' : state.mode;
 }
@@ -105,7 +105,8 @@ function factsOf(stage) {
   const [h, w] = stage.topk === null ? stage.map : stage.region;
   const size = `${h} × ${w} tokens`;
   if (stage.topk === null) {
-    return `Full attention, ${size}: no routing, heat maps only.`;
+    const kind = stage.attention[0].toUpperCase() + stage.attention.slice(1);
+    return `${kind} attention, ${size}: no routing, heat maps only.`;
   }
   return `S = ${stage.side}, k = ${stage.topk}, regions of ${size}`;
 }

@@ -1,0 +1,5 @@
+# Swin-T's layout with MaxViT's blocks and grids.
+_base_ = './bi_level_routing_stl_semantic_fpn_80k.py'
+
+arch = dict(_delete_=True, base='stl', attention='block_grid')
+model = dict(backbone=dict(num_regions=None, arch=arch))

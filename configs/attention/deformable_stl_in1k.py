@@ -1,0 +1,5 @@
+# Swin-T's layout with deformable attention.
+_base_ = '../biformer_stl_in1k.py'
+
+arch = dict(_delete_=True, base='stl', attention='deformable')
+model = dict(backbone=dict(num_regions=None, arch=arch))
