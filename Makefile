@@ -4,7 +4,7 @@ VENV ?= .venv
 UPSTREAM_VENV ?= .venv-upstream
 # the packages of the environment: a file in requirements/
 LOCK ?= lock.txt
-# retinanet, mask_rcnn, semantic_fpn, upernet or classification
+# retinanet, mask_rcnn, semantic_fpn, upernet, classification or token_label
 TASK ?= retinanet
 # What only the second tier needs lies beside the environment, which stays as locked.
 SECOND_TIER = $(VENV).second-tier

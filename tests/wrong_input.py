@@ -280,6 +280,16 @@ TOOLS = {
             '--cfg-options': KEYS + SOME_MODELS + WRONG_TEST,
         },
     ),
+    'analysis_tools/attention_patterns.py': (
+        dict(images='{image}', **{'--out': 'x.png'}),
+        {
+            'images': [*WRONG_IMAGE, ['{image}', '{image}']],
+            '--out': [*WRONG_OUT, '{box}', 'x.jpg', ''],
+            '--stage': ['0', '5', '-1', '9' * 30],
+            '--query': ['28,0', '0,28', '9' * 30 + ',1'],
+            '--field': WRONG_CONFIG,
+        },
+    ),
     'analysis_tools/get_flops.py': (
         dict(config='{cls}', **{'--shape': '64'}),
         {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ class Task(NamedTuple):
     config: str
     data: dict  # make_shapes' arguments
     metric: str  # as the evaluator names it
+    teacher: str = ''  # the task whose model makes the label maps
 
 
 COCO = dict(layout='coco')
@@ -33,6 +35,7 @@ TASKS = {
     'semantic_fpn': Task('semantic_fpn_biformer_demo', ADE20K, 'mIoU'),
     'upernet': Task('upernet_biformer_demo', ADE20K, 'mIoU'),
     'classification': Task('biformer_demo', IMAGENET, 'accuracy/top1'),
+    'token_label': Task('biformer_token_label_demo', IMAGENET, 'accuracy/top1', 'classification'),
 }
 
 
@@ -48,11 +51,10 @@ def main() -> None:
         'move away what is there, or free its disk',
     ):
         make_shapes(data, **task.data)
-    config = f'configs/{task.config}.py'
-    work_dir = Path('work_dirs') / task.config
-    checkpoint = work_dir / 'epoch_16.pth'
+    if task.teacher:
+        teach(TASKS[task.teacher], data)
+    config, work_dir, checkpoint = train(task)
     pictures = work_dir / 'pictures'
-    run('tools/train.py', config, '--work-dir', work_dir)
     # Torch before 2.6 needs --trust to read a training's checkpoint.
     run(
         'tools/test.py',
@@ -76,6 +78,32 @@ checkpoint   {checkpoint}
 metrics      {metrics}
 pictures     {pictures}/  (ground truth and predictions)
              {overview}""")
+
+
+def train(task: Task) -> tuple:
+    """Train, and return the config, the folder and the checkpoint of the training."""
+    config = f'configs/{task.config}.py'
+    work_dir = Path('work_dirs') / task.config
+    run('tools/train.py', config, '--work-dir', work_dir)
+    return config, work_dir, work_dir / 'epoch_16.pth'
+
+
+def teach(teacher: Task, data: Path) -> None:
+    """Train another task's model, and make the label maps of token labelling with it."""
+    config, _, checkpoint = train(teacher)
+    labels = data.with_name('token_labels')
+    shutil.rmtree(labels, ignore_errors=True)  # of another training
+    run(
+        'tools/dataset_tools/make_token_labels.py',
+        config,
+        checkpoint,
+        data / 'train',
+        '--trust',
+        '--out',
+        labels,
+        '--shape',
+        teacher.data['image_size'],
+    )
 
 
 def run(*command) -> None:

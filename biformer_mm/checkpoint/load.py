@@ -111,7 +111,8 @@ def load_model(model: nn.Module, checkpoint: str, trust: bool = False) -> Dict[s
     expected = model.state_dict()
     if weights.keys() != expected.keys():
         with suppress(CheckpointError):  # another network: named below
-            weights = convert_model(content, source=source).weights
+            token_head = any('.aux_head.' in n for n in expected)
+            weights = convert_model(content, source=source, token_head=token_head).weights
     misfits = _misfits(weights, expected)
     if misfits:
         raise CheckpointError(

@@ -68,7 +68,7 @@ def read_checkpoint(path: str, trust: bool = False, map_location: Any = 'cpu') -
             checkpoint, or reading it would run code.
     """
     path = os.path.expanduser(path)
-    _check_kind(path)
+    check_kind(path)
     try:
         with _placeholders():
             loaded = torch.load(path, map_location=map_location, weights_only=not trust)
@@ -129,11 +129,14 @@ def split_weights(
     return tensors, rest
 
 
-def _check_kind(path: str) -> None:
+def check_kind(path: str) -> None:
     """Raise unless the file was written by torch.save.
 
     Torch before 2.6 loads TorchScript and unpacks tar files even with
     weights_only.
+
+    Raises:
+        CheckpointError: It was not.
     """
     if os.path.isdir(path):
         raise CheckpointError(f'{path} is a folder, not a checkpoint; give the path of a file')

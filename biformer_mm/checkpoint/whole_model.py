@@ -17,6 +17,7 @@ from .read import CheckpointError, split_weights
 
 BACKBONE = 'backbone.'
 _EMA = 'running average (EMA)'
+_TOKEN_HEAD = 'aux_head.'
 # The parts of a model beside its backbone.
 PARTS = {
     'cls': ('head',),
@@ -46,7 +47,10 @@ class WholeModel(NamedTuple):
 
 
 def convert_model(
-    checkpoint: Mapping[str, Any], task: Optional[str] = None, source: str = 'the checkpoint'
+    checkpoint: Mapping[str, Any],
+    task: Optional[str] = None,
+    source: str = 'the checkpoint',
+    token_head: bool = False,
 ) -> WholeModel:
     """Convert a classifier, detector, segmentor or backbone.
 
@@ -55,6 +59,8 @@ def convert_model(
             not changed.
         task: The required task, 'cls', 'det' or 'seg'; None accepts any.
         source: The name of the checkpoint in error messages.
+        token_head: Keep a classifier's second head, of token labelling, for
+            our ``TokenLabelHead``, if there is one.
 
     Raises:
         CheckpointError: It has another task, or unknown names.
@@ -89,7 +95,9 @@ def convert_model(
     converted, origins = {}, {}
     for ours, tensor in names.weights.items():
         theirs = prefix + names.origins[ours]
-        if ours.startswith('aux_head.'):
+        if ours.startswith(_TOKEN_HEAD) and token_head and not prefix:
+            converted['head.' + ours], origins['head.' + ours] = tensor, theirs
+        elif ours.startswith(_TOKEN_HEAD):
             dropped.append((theirs, "token labelling's head"))
         elif is_head(ours) and prefix:
             dropped.append((theirs, "a classifier's head"))

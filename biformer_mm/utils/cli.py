@@ -132,6 +132,11 @@ class _ConfigOptions(DictAction):
             )
         except AssertionError:
             parser.error(f'{option_string}: brackets must come in pairs; got {" ".join(values)!r}')
+        except RecursionError:  # MMEngine's parser never ends with 'dict(a=1,b=2)'
+            parser.error(
+                f'{option_string}: values are texts, numbers and lists of them; got '
+                f'{" ".join(values)!r}; set the fields of a dict one by one: KEY.FIELD=VALUE'
+            )
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

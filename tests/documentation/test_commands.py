@@ -36,6 +36,7 @@ BEFORE = {
 }
 # What a page's commands and code leave.
 MADE = {
+    'docs/attention.md': ['patterns.png', 'field.png'],
     'docs/analysis.md': ['curves.png', 'curves.pdf', 'complexity.png'],
     'docs/deployment.md': ['retinanet.onnx', 'segmentor.onnx'],
     'docs/get_started.md': ['pictures', 'predictions.pkl', 'outputs', 'curves.png'],

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import torch
+
 from biformer_mm.datasets import SHAPES_CLASSES, make_shapes
+from biformer_mm.datasets.token_labels import write_token_labels
 
 # Pictures. Detectors are slow, and need no two of them at once.
 TRAIN, VAL = dict(coco=2, ade20k=4, imagenet=4), 2
@@ -18,10 +21,22 @@ def make_data(root: Path) -> Path:
     data = root / 'data'
     for layout, size in (('coco', 160), ('ade20k', 96), ('imagenet', 64)):
         _make(data / 'shapes' / layout, layout, size)
+    for split in ('train', 'val'):  # the folders are the classes, with pictures or without
+        for name in SHAPES_CLASSES:
+            (data / 'shapes' / 'imagenet' / split / name).mkdir(exist_ok=True)
     _make_coco(data / 'coco')
     _make(data / 'ade' / 'ADEChallengeData2016', 'ade20k')
     _make_imagenet(data / 'imagenet')
+    _label(data / 'shapes' / 'imagenet' / 'train', data / 'shapes' / 'token_labels', 4, 2)
+    _label(data / 'imagenet' / 'train', data / 'imagenet' / 'token_labels', _IMAGENET_CLASSES, 18)
     return root
+
+
+def _label(images: Path, labels: Path, num_classes: int, side: int) -> None:
+    """Label maps of any content."""
+    for path in images.rglob('*.jpg'):
+        name = path.relative_to(images).with_suffix('.pt')
+        write_token_labels(str(labels / name), torch.randn(num_classes, side, side))
 
 
 def _make(root: Path, layout: str, size: int = 160) -> None:

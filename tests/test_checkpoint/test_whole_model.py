@@ -8,7 +8,7 @@ import pytest
 import torch
 from config_checks import build, load
 
-from biformer_mm.checkpoint import CheckpointError, convert_model
+from biformer_mm.checkpoint import CheckpointError, convert_model, load_model
 
 CLASSES = ('cat', 'dog')
 
@@ -86,7 +86,7 @@ def small(name, layout=0):
     cfg.model.backbone.arch = arch
     if 'retinanet' in name:
         cfg.model.neck.in_channels = dims[1:]
-    elif 'neck' in cfg.model and cfg.model.neck.type == 'FPN':
+    elif (cfg.model.get('neck') or {}).get('type') == 'FPN':
         cfg.model.neck.in_channels = dims
     elif 'decode_head' in cfg.model:
         cfg.model.decode_head.in_channels = dims
@@ -181,6 +181,36 @@ def test_classifiers_are_exact(golden_name, layout, token_labelling):
     model.load_state_dict(converted.weights, strict=True)
     logits = model.head(model.extract_feat(arrays['x']))
     golden.assert_close(logits, arrays['out'], golden.OUT_RTOL, 'logits')
+
+
+@torch.no_grad()
+def test_heads_of_token_labelling_are_kept_for_their_classifier(tmp_path):
+    arrays = golden.load('classifier_s7')
+    weights = golden.section(arrays, 'state')
+    classes, channels = weights['head.weight'].shape
+    weights['aux_head.weight'] = torch.randn(classes, channels)
+    weights['aux_head.bias'] = torch.randn(classes)
+    converted = convert_model(weights, token_head=True)
+    assert converted.task == 'cls' and not converted.dropped
+    assert converted.origins['head.aux_head.weight'] == 'aux_head.weight'
+    model = build(small('biformer_s_token_label_in1k')).eval()
+    model.load_state_dict(converted.weights, strict=True)
+    # The released classifier's logits, and half the best of its tokens.
+    tokens = model.backbone(arrays['x'])[-1].flatten(2).transpose(1, 2)
+    dense = tokens @ weights['aux_head.weight'].T + weights['aux_head.bias']
+    expected = arrays['out'] + 0.5 * dense.amax(1)
+    golden.assert_close(model(arrays['x']), expected, golden.OUT_RTOL, 'logits')
+    again = convert_model(converted.weights, token_head=True)
+    assert again.weights.keys() == converted.weights.keys()
+    path = str(tmp_path / 'released.pth')
+    torch.save(weights, path)
+    loaded = build(small('biformer_s_token_label_in1k'), seed=1).eval()
+    load_model(loaded, path)
+    assert torch.equal(loaded(arrays['x']), model(arrays['x']))
+    del weights['aux_head.weight']
+    torch.save(weights, path)
+    with pytest.raises(CheckpointError, match=r': missing: head\.aux_head\.weight$'):
+        load_model(loaded, path)
 
 
 def test_everything_is_accounted_for():

@@ -154,9 +154,9 @@ def test_size_step_is_the_least_that_divides():
     assert size_step(make(num_regions=7)) == 224
     with pytest.raises(UsageError, match="num_regions='auto'"):
         size_step(make(num_regions='auto'))
-    arch = dict(base='stl', attention=['bi_level_routing', 'full', 'full', 'full'])
+    arch = dict(ARCH, attention=['bi_level_routing', 'full', 'full', 'full'])
     with pytest.raises(UsageError, match='stage 2 has GlobalAttention; leave it out'):
-        size_step(make(arch=arch))
+        size_step(BiFormer(arch))
 
 
 @pytest.mark.parametrize(

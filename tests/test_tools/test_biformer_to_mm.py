@@ -98,6 +98,21 @@ def test_converts_and_says_what_it_did(src, tmp_path):
     assert torch.equal(loaded['state_dict']['head.fc.bias'], released['head.bias'])
 
 
+def test_keeps_the_head_of_token_labelling_where_asked(src, convert, tmp_path):
+    dst = tmp_path / 'ours'
+    with pytest.raises(SystemExit, match=f'--token-head: {src} has no head of token labelling'):
+        convert(src, dst, '--token-head')
+    assert [*tmp_path.iterdir()] == [src]
+    content = torch.load(src, weights_only=True)
+    content['model']['aux_head.weight'] = torch.ones(10, 96)
+    content['model']['aux_head.bias'] = torch.ones(10)
+    torch.save(content, src)
+    kept = read_checkpoint(convert(src, dst, '--token-head').splitlines()[-1])['state_dict']
+    left_out = read_checkpoint(convert(src, dst).splitlines()[-1])['state_dict']
+    assert kept.keys() - left_out.keys() == {'head.aux_head.weight', 'head.aux_head.bias'}
+    assert kept['head.aux_head.weight'].equal(torch.ones(10, 96))
+
+
 def test_overwrites_with_force_alone(src, convert, tmp_path):
     dst = tmp_path / 'ours'
     written = tmp_path / convert(src, dst).splitlines()[-1]

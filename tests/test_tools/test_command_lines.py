@@ -98,8 +98,12 @@ def checkout(tmp_path):
     logs = tmp_path / 'work_dirs/retinanet_biformer_demo/1/vis_data'
     logs.mkdir(parents=True)
     (logs / '1.json').write_text('{"loss": 1.0, "iter": 1, "lr": 0.1}\n')
-    model, _ = build_model(Config.fromfile(ROOT / 'configs/retinanet_biformer_demo.py'))
-    torch.save(dict(state_dict=model.state_dict()), logs.parents[1] / 'epoch_16.pth')
+    make_shapes(tmp_path / 'data/shapes/imagenet', 'imagenet', 4, 2, image_size=64)
+    for name in ('retinanet_biformer_demo', 'biformer_demo'):
+        model, _ = build_model(Config.fromfile(ROOT / f'configs/{name}.py'))
+        path = tmp_path / 'work_dirs' / name / 'epoch_16.pth'
+        path.parent.mkdir(exist_ok=True)
+        torch.save(dict(state_dict=model.state_dict()), path)
     backbone = golden.section(golden.load('backbone_state'), 'state')
     weights = {f'backbone.{name}': value for name, value in backbone.items()}
     weights['decode_head.conv_seg.weight'] = torch.zeros(150, 512, 1, 1)
@@ -132,7 +136,9 @@ def test_examples_work_as_printed(help_texts, checkout):
         'problems.json',
         'pictures',
         'outputs/routing/demo_stage3_block2.png',
+        'outputs/attention_patterns.png',
         'outputs/000000.jpg.json',
+        'data/shapes/token_labels/star',
     ):
         assert (checkout / made).exists(), made
 

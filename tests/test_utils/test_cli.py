@@ -88,6 +88,12 @@ def test_config_options_need_pairs_of_brackets(parse, capsys):
     assert "brackets must come in pairs; got 'a=[1,(2]'" in (capsys.readouterr().err)
 
 
+def test_config_options_take_no_dict(parse, capsys):
+    with pytest.raises(SystemExit):
+        parse('model.backbone.arch=dict(base=stl,stem=conv)')
+    assert 'set the fields of a dict one by one: KEY.FIELD=VALUE' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('options', [{'a.b.c': 1}, {'c.9': 1}, {'c.x.y': 1}])
 def test_options_that_do_not_fit_are_refused(options, tmp_path):
     config = tmp_path / 'config.py'

@@ -39,6 +39,12 @@ def parse_args() -> argparse.Namespace:
         choices=['cls', 'det', 'seg'],
         help='refuse SRC unless it is a classifier, detector or segmentor',
     )
+    parser.add_argument(
+        '--token-head',
+        action='store_true',
+        help="keep a classifier's second head, of token labelling, for "
+        'configs/*_token_label_in1k.py',
+    )
     parser.add_argument('--force', action='store_true', help='overwrite a file that exists')
     add_trust(parser)
     return parser.parse_args()
@@ -51,7 +57,12 @@ def main() -> None:
         if not osp.isdir(folder):
             raise UsageError(f'DST: there is no folder {folder}; make it first')
         check_writable('DST', args.dst)
-        model = convert_model(read_checkpoint(args.src, args.trust), args.task, args.src)
+        content = read_checkpoint(args.src, args.trust)
+        model = convert_model(content, args.task, args.src, args.token_head)
+        if args.token_head and 'head.aux_head.weight' not in model.weights:
+            raise UsageError(
+                f'--token-head: {args.src} has no head of token labelling, aux_head.*; leave it out'
+            )
         print(f'{args.src}\nsha256 {sha256(args.src)}\n\n{table(model)}\n')
         path = write(dict(meta=model.meta, state_dict=model.weights), args.dst, args.force)
         print(f'{KINDS[model.task]}, sha256 {sha256(path)}\n{path}')

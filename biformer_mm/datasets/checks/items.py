@@ -15,11 +15,13 @@ class Item(NamedTuple):
         image: Its path.
         size: Width and height in pixels according to the annotations.
         seg_map: Path of its segmentation map.
+        label_map: Path of its label map for token labelling.
     """
 
     image: str
     size: Optional[Tuple[int, int]] = None
     seg_map: Optional[str] = None
+    label_map: Optional[str] = None
 
 
 class Rules(NamedTuple):

@@ -60,6 +60,11 @@ KINDS = {
     'list-line': 'error',
     'label': 'error',
     'empty-class': 'warning',
+    # label maps of token labelling
+    'label-map-missing': 'error',
+    'label-map': 'error',
+    'label-map-shared': 'error',
+    'label-map-unused': 'note',
 }
 
 

@@ -4,7 +4,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 from mmengine.registry import DATASETS, init_default_scope
@@ -19,6 +19,7 @@ from .items import Item, Rules, check_item
 from .pictures import Loading
 from .problems import Problem
 from .segmentation import allowed_labels, ignored_labels, read_segmentation
+from .token_labels import LabelMaps, check_label_map, read_label_maps
 
 # Data sets whose way of loading is known, unless a subclass overrides one of the
 # methods below.
@@ -43,6 +44,7 @@ class Job(NamedTuple):
     rules: Rules
     items: List[Item]
     problems: List[Problem]
+    label_maps: Optional[LabelMaps] = None
 
 
 def plan(cfg: Any, splits: Sequence[str]) -> Iterator[Job]:
@@ -74,6 +76,7 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
     rules = Rules(_loading(pipeline, 'LoadImageFromFile', 'color', 'cv2'))
     model = cfg.get('model') or {}
     outputs = dict(_num_classes('model', model))
+    label_maps = None
     classes = dataset.metainfo.get('classes')
     if not classes and kind != 'CustomDataset':  # whose folders may name them
         raise UsageError(f'{option} must name its classes; set {option}.metainfo.classes')
@@ -90,6 +93,11 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
         items, problems = read_segmentation(dataset)
     else:
         items, problems = read_classification(dataset, min(outputs.values(), default=None))
+        step = _step(pipeline, 'LoadTokenLabels')
+        if step:
+            label_maps = LabelMaps(**{k: v for k, v in step.items() if k in LabelMaps._fields})
+            items, more = read_label_maps(label_maps, items)
+            problems += more
     for name, count in outputs.items():
         if classes and count < len(classes):
             problems.append(
@@ -107,7 +115,7 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
                 'there is no image',
             )
         )
-    return Job(split, rules, items, problems)
+    return Job(split, rules, items, problems, label_maps)
 
 
 def build_lazily(option: str, leaf: Dict) -> Tuple[Any, str]:
@@ -218,10 +226,17 @@ def _scan(
     for job in jobs:
         for problem in job.problems:
             yield Found(job.split, problem)
-        for problems in map_items(partial(check_item, job.rules), job.items):
+        for problems in map_items(partial(_check_one, job.rules, job.label_maps), job.items):
             for problem in problems:
                 yield Found(job.split, problem)
             progress()
+
+
+def _check_one(rules: Rules, label_maps: Optional[LabelMaps], item: Item) -> List[Problem]:
+    problems = check_item(rules, item)
+    if item.label_map is not None:
+        problems += check_label_map(label_maps, item.label_map)
+    return problems
 
 
 def _one_thread() -> None:

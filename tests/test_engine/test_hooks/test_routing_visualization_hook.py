@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 from tool_runner import ROOT
 
 from biformer_mm.engine.hooks.routing_visualization_hook import RoutingVisualizationHook
+from biformer_mm.models import BiFormer
 from biformer_mm.utils.errors import UsageError
 from biformer_mm.visualization import find_backbone, record_routing, routing_statistics
 
@@ -128,6 +129,13 @@ def test_stages_that_do_not_route_are_refused_before_training(runner, stages):
     hook = RoutingVisualizationHook(stages=stages)
     with pytest.raises(UsageError, match=r'of this model \[1, 2, 3\]; got'):
         hook.before_train(runner)
+
+
+def test_models_without_routing_are_refused_before_training(runner, monkeypatch):
+    arch = dict(base='stl', embed_dims=(32,) * 4, depths=(1,) * 4, attention='quadtree')
+    monkeypatch.setattr(runner, 'model', BiFormer(arch))
+    with pytest.raises(UsageError, match='this model has none; remove the hook'):
+        RoutingVisualizationHook().before_train(runner)
 
 
 def test_other_models_are_refused_before_training(runner, monkeypatch):
