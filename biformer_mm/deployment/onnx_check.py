@@ -179,7 +179,10 @@ def _session(path: str) -> Tuple[Any, List[str]]:
         # Take the outputs from the file itself, not from the probe.
         found = start(path).run(names, feed)
         chosen = start(probe.SerializeToString()).run(choices, feed) if choices else []
-        return ([torch.from_numpy(x) for x in found], [torch.from_numpy(x) for x in chosen])
+        # Quadtree attention's choices, of tokens for each query, have an axis more. They are only
+        # seen in the outputs.
+        routed = [torch.from_numpy(x) for x in chosen if x.ndim == 3]
+        return [torch.from_numpy(x) for x in found], routed
 
     return run, names
 

@@ -305,7 +305,8 @@ def find_block(backbone: BiFormer, stage: int, block: int) -> int:
         block: From 1, or negative: -1 is the last block of the stage.
 
     Raises:
-        UsageError: There is no such block.
+        UsageError: There is no such block, or it attends to something else than the tokens of
+            its map.
     """
     depths = [len(blocks) for blocks in backbone.stages]
     if not 1 <= stage <= len(depths):
@@ -317,6 +318,7 @@ def find_block(backbone: BiFormer, stage: int, block: int) -> int:
             f'the block of stage {stage} must be between 1 and '
             f'{depth}, or -1 for the last; got {block}'
         )
+    _check_tokens_are_attended_to(backbone.stages[stage - 1][number - 1].attn, stage, number)
     return number
 
 

@@ -36,6 +36,12 @@ REFUSALS = (
         'what is exported whole is RetinaNet, a segmentor with one decode '
         'head that gives one map, or a classifier',
     ),
+    # Their keys are not tokens of the map.
+    Refusal(
+        'deformable_*|spatially_separable_*',
+        'routing*',
+        'attention to other points: choose a block of another kind',
+    ),
     # A checkpoint of DeepSpeed is a folder with a file of each process;
     # docs/distributed.md says how to make a file of it.
     *(

@@ -231,3 +231,13 @@ def test_packages_are_asked_for(monkeypatch, tmp_path):
     monkeypatch.setattr(onnx_export, 'find_spec', lambda name: name == 'onnx')
     with pytest.raises(UsageError, match=r'missing: onnxruntime, onnxscript; pip install -e '):
         export_onnx(*arguments)
+
+
+@pytest.mark.slow
+def test_choices_of_quadtree_attention_are_no_routing(tmp_path):
+    arch = dict(ARCH, attention=['bi_level_routing', 'quadtree', 'quadtree', 'full'])
+    torch.manual_seed(0)
+    model = BiFormer(arch, num_regions=2).eval()
+    path = str(tmp_path / 'model.onnx')
+    _, agreement = export_onnx(FeaturePath(model), path, torch.randn(1, 3, 64, 96))
+    assert agreement.routing.rows == 4 * len(model.stages[0])
