@@ -1,9 +1,10 @@
 """The base of the attentions beside bi-level routing: projections, heads, output.
 
-Shapes: N batch, H x W map, C channels, m heads of d = C/m channels, G groups of T tokens.
+Shapes: N batch, H x W map, C channels, m heads of d = C/m channels, T tokens that attend
+to K tokens.
 """
 
-from typing import Any, Optional, Tuple
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -81,19 +82,23 @@ def attend_in_groups(qkv: Tensor, num_heads: int, bias: Optional[Tensor] = None)
     Groups and heads share an axis, so that one mask serves the whole batch without a copy.
 
     Args:
-        qkv: (N, G, T, 3*C).
+        qkv: a x b groups of h x w tokens, (N, a, b, h, w, 3*C), such as the views that
+            :func:`biformer_mm.models.layers.windows.cut` gives.
         num_heads: Number of heads, m.
-        bias: What to add to the dot products, (G or 1, m or 1, T, T).
+        bias: What to add to the dot products, (a*b or 1, m or 1, h*w, h*w).
 
     Returns:
-        (N, G, T, C).
+        (N, a, b, h, w, m, d), which joins to a map of C = m*d channels without another copy.
     """
-    n, groups, tokens, _ = qkv.shape
-    query, key, value = split_heads(qkv, num_heads)
+    n, rows, columns, height, width, _ = qkv.shape
+    heads = qkv.unflatten(-1, (3, num_heads, -1)).permute(5, 0, 1, 2, 6, 3, 4, 7)
+    groups, tokens = rows * columns * num_heads, height * width
+    query, key, value = heads.reshape(3, n, groups, tokens, heads.shape[-1])
     if bias is not None:
-        bias = bias.expand(groups, num_heads, tokens, tokens).flatten(0, 1)[None]
+        bias = bias.expand(rows * columns, num_heads, tokens, tokens).flatten(0, 1)[None]
     out = dot_product_attention(query, key, value, bias)
-    return out.view(n, groups, num_heads, tokens, -1).transpose(2, 3).flatten(3)
+    out = out.view(n, rows, columns, num_heads, height, width, -1)
+    return out.permute(0, 1, 2, 4, 5, 3, 6)
 
 
 def attend_to(
@@ -119,15 +124,12 @@ def dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Optional[Tensor] = None
 ) -> Tensor:
     """Attend by PyTorch's fused attention, (..., T, d) to (..., K, d), in a form that exports."""
+    if bias is not None and bias.requires_grad and query.device.type == 'cpu':
+        # There the fused attention has no gradient of the bias, and what PyTorch does instead is
+        # slower than this.
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2) + bias
+        return scores.softmax(-1) @ value
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     # The operations that it is exported as lay their result out in another order than this call,
     # and what follows was recorded for this order.
     return out.clone(memory_format=torch.contiguous_format) if is_for_others() else out
-
-
-def split_heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:
-    """Split projected groups into queries, keys and values: three of (N, G*m, T, d)."""
-    n, groups, tokens, _ = qkv.shape
-    parts = qkv.view(n, groups, tokens, 3, num_heads, -1).permute(3, 0, 1, 4, 2, 5)
-    query, key, value = parts.reshape(3, n, groups * num_heads, tokens, -1)
-    return query, key, value

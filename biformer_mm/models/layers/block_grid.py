@@ -13,10 +13,10 @@ from ..mmengine_compat import register
 from .base_attention import BaseAttention, attend_in_groups
 from .windows import (
     RelativePositionBias,
+    cut,
     cut_grid,
-    cut_windows,
+    join,
     join_grid,
-    join_windows,
     pad_to_multiple,
     padding_parts,
     same_part,
@@ -64,13 +64,12 @@ class BlockGridAttention(BaseAttention):
     def attend(self, qkv: Tensor) -> Tensor:
         """Attend within blocks or grids: (N, H, W, 3*C) -> (N, H, W, C)."""
         height, width = qkv.shape[1:3]
-        cut, join = (cut_grid, join_grid) if self.grid else (cut_windows, join_windows)
+        size = self.window_size, self.window_size
+        cut_groups, join_groups = (cut_grid, join_grid) if self.grid else (cut, join)
         qkv = pad_to_multiple(qkv, self.window_size)
-        padded = qkv.shape[1], qkv.shape[2]
+        parts = padding_parts((qkv.shape[1], qkv.shape[2]), (height, width), qkv.device)
         bias = self.bias()
-        parts = padding_parts(padded, (height, width), qkv.device)
         if parts is not None:
-            bias = bias + same_part(cut(parts, self.window_size)[0, :, :, 0])
-        groups = cut(qkv, self.window_size)
-        out = attend_in_groups(groups, self.num_heads, bias.to(qkv.dtype))
-        return join(out, self.window_size, padded)[:, :height, :width]
+            bias = bias + same_part(cut_groups(parts, size))
+        out = attend_in_groups(cut_groups(qkv, size), self.num_heads, bias.to(qkv.dtype))
+        return join_groups(out).flatten(3)[:, :height, :width]

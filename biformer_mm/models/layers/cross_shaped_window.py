@@ -14,7 +14,7 @@ from biformer_mm.ops.validation import check_int
 from ..mmengine_compat import register
 from .base_attention import BaseAttention, attend_in_groups
 from .basic import DepthwiseConv, conv_nhwc
-from .windows import padding_parts, same_part
+from .windows import cut, join, padding_parts, same_part
 
 STRIPES = (1, 2, 7, 7)  # by stage, as in the source
 
@@ -70,22 +70,12 @@ class CrossShapedWindowAttention(BaseAttention):
 
     def _within(self, qkv: Tensor, size: Tuple[int, int], lepe: nn.Module) -> Tensor:
         """Attend within stripes of a size: (N, H, W, 3*C/2) -> (N, H, W, C/2)."""
-        n, height, width, channels = qkv.shape
+        height, width = qkv.shape[1:3]
         qkv = F.pad(qkv, (0, 0, 0, -width % size[1], 0, -height % size[0]))
         parts = padding_parts((qkv.shape[1], qkv.shape[2]), (height, width), qkv.device)
-        stripes = _cut(qkv, size)
-        bias = None
-        if parts is not None:
-            bias = same_part(_cut(parts, size)[0].flatten(1)).to(qkv.dtype)
-        out = attend_in_groups(stripes.flatten(2, 3), self.num_heads // 2, bias)
-        value = stripes[..., 2 * channels // 3 :].flatten(0, 1)  # zero on the padding
-        out = out.reshape(value.shape) + conv_nhwc(lepe, value)
-        rows = qkv.shape[1] // size[0]
-        out = out.unflatten(0, (n, rows, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        return out[:, :height, :width]
-
-
-def _cut(x: Tensor, size: Tuple[int, int]) -> Tensor:
-    """Cut a map into stripes: (N, H, W, C) -> (N, G, height, width, C)."""
-    parts = x.unflatten(2, (-1, size[1])).unflatten(1, (-1, size[0]))
-    return parts.transpose(2, 3).flatten(1, 2)
+        bias = None if parts is None else same_part(cut(parts, size)).to(qkv.dtype)
+        stripes = cut(qkv, size)
+        out = attend_in_groups(stripes, self.num_heads // 2, bias).flatten(5)
+        value = stripes.chunk(3, dim=-1)[2]  # zero on the padding
+        encoded = conv_nhwc(lepe, value.flatten(0, 2)).view_as(value)
+        return join(out + encoded)[:, :height, :width]

@@ -28,5 +28,4 @@ class GlobalAttention(BaseAttention):
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Attend to all tokens: (N, H, W, 3*C) -> (N, H, W, C)."""
-        out = attend_in_groups(qkv.flatten(1, 2)[:, None], self.num_heads)
-        return out[:, 0].unflatten(1, qkv.shape[1:3])
+        return attend_in_groups(qkv[:, None, None], self.num_heads)[:, 0, 0].flatten(3)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..mmengine_compat import register
 from .base_attention import BaseAttention, attend_in_groups
+from .windows import cut, join
 
 
 @register
@@ -29,7 +30,7 @@ class SequentialAxialAttention(BaseAttention):
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Attend along both axes: (N, H, W, 3*C) -> (N, H, W, C)."""
-        value = attend_in_groups(qkv, self.num_heads)
-        query_key = qkv[..., : 2 * self.embed_dims]
-        columns = torch.cat([query_key, value], dim=-1).transpose(1, 2)
-        return attend_in_groups(columns, self.num_heads).transpose(1, 2)
+        height, width = qkv.shape[1:3]
+        value = join(attend_in_groups(cut(qkv, (1, width)), self.num_heads)).flatten(3)
+        qkv = torch.cat([qkv[..., : 2 * self.embed_dims], value], dim=-1)
+        return join(attend_in_groups(cut(qkv, (height, 1)), self.num_heads)).flatten(3)

@@ -6,20 +6,13 @@ Liu et al., Swin Transformer, ICCV 2021, sections 3.2 and 4.
 from typing import Any, Optional, Tuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from biformer_mm.ops.validation import check_int
 
 from ..mmengine_compat import register
 from .base_attention import BaseAttention, attend_in_groups
-from .windows import (
-    RelativePositionBias,
-    cut_windows,
-    join_windows,
-    may_differ,
-    pad_to_multiple,
-    same_part,
-)
+from .windows import RelativePositionBias, cut, join, may_differ, pad_to_multiple, same_part
 
 
 @register
@@ -64,22 +57,29 @@ class ShiftedWindowAttention(BaseAttention):
         size = check_int('window_size', options.get('window_size', 7), 1)
         return cls(embed_dims, num_heads, **{'shift': block % 2 * (size // 2), **options})
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: (N, H, W, C) -> (N, H, W, C), any H and W."""
+        # Shifting before the projection moves a third of the channels.
+        return self.proj(self._attend(x, self.qkv))
+
     def attend(self, qkv: Tensor) -> Tensor:
         """Attend within windows: (N, H, W, 3*C) -> (N, H, W, C)."""
-        height, width = qkv.shape[1:3]
-        size = self.window_size
-        qkv = pad_to_multiple(qkv, size)
-        padded = qkv.shape[1], qkv.shape[2]
-        down = self.shift if padded[0] > size else 0
-        right = self.shift if padded[1] > size else 0
+        return self._attend(qkv, nn.Identity())
+
+    def _attend(self, x: Tensor, project: nn.Module) -> Tensor:
+        """Shift the map, project it, attend within windows, and shift back."""
+        height, width = x.shape[1:3]
+        size = self.window_size, self.window_size
+        x = pad_to_multiple(x, self.window_size)
+        padded = x.shape[1], x.shape[2]
+        down, right = (self.shift if side > self.window_size else 0 for side in padded)
         bias = self.bias()
-        parts = self._parts((height, width), padded, (down, right), qkv.device)
+        parts = self._parts((height, width), padded, (down, right), x.device)
         if parts is not None:
-            bias = bias + same_part(cut_windows(parts, size)[0, :, :, 0])
-        if down + right:
-            qkv = qkv.roll((-down, -right), (1, 2))
-        out = attend_in_groups(cut_windows(qkv, size), self.num_heads, bias.to(qkv.dtype))
-        out = join_windows(out, size, padded)
+            bias = bias + same_part(cut(parts, size))
+        qkv = project(x.roll((-down, -right), (1, 2)) if down + right else x)
+        out = attend_in_groups(cut(qkv, size), self.num_heads, bias.to(qkv.dtype))
+        out = join(out).flatten(3)
         if down + right:
             out = out.roll((down, right), (1, 2))
         return out[:, :height, :width]

@@ -14,7 +14,7 @@ from biformer_mm.ops.validation import check_int
 from ..mmengine_compat import register
 from .base_attention import BaseAttention, attend_in_groups, attend_to
 from .basic import conv_nhwc
-from .windows import cut_windows, join_windows, pad_to_multiple, padding_parts, same_part
+from .windows import cut, join, pad_to_multiple, padding_parts, same_part
 
 RATIOS = (8, 4, 2, 1)  # by stage, as in the source
 
@@ -79,12 +79,9 @@ class SpatiallySeparableAttention(BaseAttention):
     def attend(self, qkv: Tensor) -> Tensor:
         """Attend within windows: (N, H, W, 3*C) -> (N, H, W, C)."""
         height, width = qkv.shape[1:3]
-        size = self.window_size
-        qkv = pad_to_multiple(qkv, size)
-        padded = qkv.shape[1], qkv.shape[2]
-        parts = padding_parts(padded, (height, width), qkv.device)
-        bias = None
-        if parts is not None:
-            bias = same_part(cut_windows(parts, size)[0, :, :, 0]).to(qkv.dtype)
-        out = attend_in_groups(cut_windows(qkv, size), self.num_heads, bias)
-        return join_windows(out, size, padded)[:, :height, :width]
+        size = self.window_size, self.window_size
+        qkv = pad_to_multiple(qkv, self.window_size)
+        parts = padding_parts((qkv.shape[1], qkv.shape[2]), (height, width), qkv.device)
+        bias = None if parts is None else same_part(cut(parts, size)).to(qkv.dtype)
+        out = attend_in_groups(cut(qkv, size), self.num_heads, bias)
+        return join(out).flatten(3)[:, :height, :width]

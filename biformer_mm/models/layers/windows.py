@@ -1,6 +1,6 @@
-"""Cut maps into windows of a fixed size, and mark what may attend to what.
+"""Cut maps into groups of tokens of one size, and mark what may attend to what.
 
-Shapes: N batch, H x W map, C channels, G windows of w x w tokens, m heads.
+Shapes: N batch, H x W map, C channels, a x b groups of h x w tokens, m heads.
 """
 
 from typing import Optional, Tuple
@@ -25,48 +25,40 @@ def may_differ(padded: Tuple[int, int], size: Tuple[int, int]) -> bool:
     return padded != size
 
 
-def cut_windows(x: Tensor, size: int) -> Tensor:
-    """Cut a map into windows of neighbours: (N, H, W, C) -> (N, G, w*w, C)."""
-    return _cut(x, (-1, size), (1, 3, 2, 4))
+def cut(x: Tensor, size: Tuple[int, int]) -> Tensor:
+    """View a map as groups of h x w neighbours: (N, H, W, C) -> (N, H/h, W/w, h, w, C)."""
+    return x.unflatten(2, (-1, size[1])).unflatten(1, (-1, size[0])).transpose(2, 3)
 
 
-def join_windows(windows: Tensor, size: int, shape: Tuple[int, int]) -> Tensor:
-    """Join windows of neighbours to a map: (N, G, w*w, C) -> (N, H, W, C)."""
-    height, width = shape
-    parts = windows.unflatten(1, (height // size, width // size)).unflatten(3, (size, size))
-    return parts.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+def join(groups: Tensor) -> Tensor:
+    """Join the groups of :func:`cut`: (N, H/h, W/w, h, w, ...) -> (N, H, W, ...)."""
+    return groups.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def cut_grid(x: Tensor, size: int) -> Tensor:
-    """Cut a map into groups of w x w tokens that lie H/w rows and W/w columns apart.
+def cut_grid(x: Tensor, size: Tuple[int, int]) -> Tensor:
+    """View a map as groups of h x w tokens that lie H/h rows and W/w columns apart.
 
     Returns:
-        (N, G, w*w, C).
+        (N, H/h, W/w, h, w, C).
     """
-    return _cut(x, (size, -1), (2, 4, 1, 3))
+    return x.unflatten(2, (size[1], -1)).unflatten(1, (size[0], -1)).permute(0, 2, 4, 1, 3, 5)
 
 
-def join_grid(groups: Tensor, size: int, shape: Tuple[int, int]) -> Tensor:
-    """Join the groups of :func:`cut_grid`: (N, G, w*w, C) -> (N, H, W, C)."""
-    height, width = shape
-    parts = groups.unflatten(1, (height // size, width // size)).unflatten(3, (size, size))
-    return parts.permute(0, 3, 1, 4, 2, 5).flatten(3, 4).flatten(1, 2)
-
-
-def _cut(x: Tensor, sizes: Tuple[int, int], order: Tuple[int, int, int, int]) -> Tensor:
-    parts = x.unflatten(2, sizes).unflatten(1, sizes)
-    return parts.permute(0, *order, 5).flatten(3, 4).flatten(1, 2)
+def join_grid(groups: Tensor) -> Tensor:
+    """Join the groups of :func:`cut_grid`: (N, H/h, W/w, h, w, ...) -> (N, H, W, ...)."""
+    return groups.transpose(1, 3).transpose(2, 3).transpose(3, 4).flatten(3, 4).flatten(1, 2)
 
 
 def same_part(parts: Tensor) -> Tensor:
     """Mark the pairs of tokens of the same part of the map.
 
     Args:
-        parts: Number of the part that each token belongs to, (G, T).
+        parts: Number of the part that each token belongs to, cut into groups, (1, a, b, h, w, 1).
 
     Returns:
-        0 where both tokens are of one part, else minus infinity; (G, 1, T, T).
+        0 where both tokens are of one part, else minus infinity; (a*b, 1, h*w, h*w).
     """
+    parts = parts[0, ..., 0].flatten(2).flatten(0, 1)
     differ = parts[:, None, :, None] != parts[:, None, None, :]
     return torch.zeros(differ.shape, device=parts.device).masked_fill_(differ, float('-inf'))
 
