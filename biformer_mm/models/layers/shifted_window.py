@@ -59,7 +59,8 @@ class ShiftedWindowAttention(BaseAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: (N, H, W, C) -> (N, H, W, C), any H and W."""
-        # Shifting before the projection moves a third of the channels.
+        # Shifting before the projection moves a third of the channels; as in Swin's code, padding
+        # is then projected, too.
         return self.proj(self._attend(x, self.qkv))
 
     def attend(self, qkv: Tensor) -> Tensor:
