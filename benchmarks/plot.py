@@ -158,7 +158,7 @@ def _bars(rows: List[Dict], panels: Dict, group: str, name: str, title: str) -> 
             places,
             middle,
             xerr=error,
-            color=[COLORS[names.index(row[name])] for row in ordered],
+            color=[COLORS[names.index(row[name]) % len(COLORS)] for row in ordered],
             error_kw=dict(ecolor='#333333', capsize=2, linewidth=1),
         )
         for y, x, more in zip(places, middle, error[1]):
