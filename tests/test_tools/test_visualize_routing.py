@@ -1,42 +1,17 @@
 """Routing figures as a user makes them."""
 
-import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from tool_runner import ROOT, load_module, run_tool
+from tool_runner import ROOT, run_tool
 
 from biformer_mm.apis.model import build_model
 from biformer_mm.utils.cli import read_config
 
 TOOL = 'analysis_tools/visualize_routing.py'
 CONFIGS = ROOT / 'configs'
-
-
-@pytest.fixture(scope='module')
-def tool():
-    """The tool as a module."""
-    return load_module(ROOT / 'tools' / TOOL)
-
-
-@pytest.fixture
-def draw(tool, monkeypatch, capsys, tmp_path):
-    """Call the tool in this process and an empty folder; give its output."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args):
-        monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, args)])
-        tool.main()
-        return capsys.readouterr().out
-
-    return call
-
-
-@pytest.fixture(scope='module')
-def images(shapes):
-    return sorted((shapes / 'val').glob('*'))[:2]
 
 
 @pytest.mark.slow
