@@ -1,5 +1,7 @@
 """Check the demo's data sets, whole or file by file."""
 
+from copy import deepcopy
+from functools import lru_cache
 from types import SimpleNamespace
 
 from mmengine.config import Config
@@ -15,11 +17,16 @@ RULES = Rules(Loading('color', 'cv2'))
 
 def config(task, root, **dataset):
     """The demo's config with its data in ``root``."""
-    cfg = Config.fromfile(ROOT / 'configs' / f'{task}_demo.py')
+    cfg = deepcopy(_demo(task))
     for split in ('train', 'val'):
         cfg[f'{split}_dataloader'].dataset.data_root = str(root)
         cfg[f'{split}_dataloader'].dataset.update(dataset)
     return cfg
+
+
+@lru_cache(maxsize=None)
+def _demo(task):
+    return Config.fromfile(ROOT / 'configs' / f'{task}_demo.py')
 
 
 def problems(cfg, splits=('train', 'val'), workers=1):

@@ -16,12 +16,12 @@ import tempfile
 from typing import Any, Iterator, List, NamedTuple
 
 import cv2
-import mmcv
 import numpy as np
 from rich.progress import Progress
 
 from biformer_mm.apis.inference import Prediction, Predictor, build_predictor
 from biformer_mm.checkpoint.mmengine_loader import read_as_data
+from biformer_mm.datasets.reading import Unreadable
 from biformer_mm.utils.atomic_file import whole_file
 from biformer_mm.utils.cli import (
     add_cfg_options,
@@ -48,10 +48,6 @@ VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 # What results add to an input's name.
 JSON, OVERLAY, LABELS = '.json', '.overlay.jpg', '.labels.png'
 VIDEO, FRAMES = '.overlay.mp4', '.frames'
-
-
-class Unreadable(Exception):
-    """A file holds no image or no video, or none that the model takes."""
 
 
 class Input(NamedTuple):
@@ -206,28 +202,12 @@ def infer(inputs: List[Input], predict: Predictor) -> List[str]:
                 if source.path.lower().endswith(VIDEOS):
                     infer_video(source, predict, progress)
                 else:
-                    image = read_image(source.path)
-                    prediction = predict_on(image, predict)
+                    prediction = predict_on(predict.read(source.path), predict)
                     save_picture(prediction, source.target)
                     save(prediction, source.target, source=source.path)
             except Unreadable as error:
                 damaged.append(f'{source.path}: {error}')
     return damaged
-
-
-def read_image(path: str) -> np.ndarray:
-    """Read an image as in testing: (H, W, 3) uint8, BGR, upright."""
-    try:
-        with open(path, 'rb') as file:
-            content = file.read()
-        image = mmcv.imfrombytes(content, backend='cv2') if content else None
-    except OSError as error:
-        raise Unreadable(error.strerror) from error
-    except cv2.error:
-        image = None
-    if image is None:
-        raise Unreadable('no image, or damaged' if content else 'empty')
-    return image
 
 
 def predict_on(image: np.ndarray, predict: Predictor) -> Prediction:
@@ -241,11 +221,12 @@ def predict_on(image: np.ndarray, predict: Predictor) -> Prediction:
     except UsageError:
         raise
     except Exception as error:
-        height, width = image.shape[:2]
+        height, width, channels = np.atleast_3d(image).shape
+        pixels = 'pixels' if channels == 3 else f'pixels of {channels} channels'
         what = str(error).strip().partition('\n')[0]
         raise Unreadable(
             f'the model does not take its {width} x {height} '
-            f'pixels ({type(error).__name__}: {what})'
+            f'{pixels} ({type(error).__name__}: {what})'
         ) from error
 
 

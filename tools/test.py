@@ -48,6 +48,7 @@ def main() -> None:
         cfg.load_from, cfg.resume = args.checkpoint, False
         set_compile(cfg)
         check_data(cfg, ['test'])
+        warnings = launch.refuse_config(cfg, ['test'], args)
         if args.show_dir is not None:
             check_writable('--show-dir', args.show_dir, folder=True)
             testing.set_show_dir(cfg, args.show_dir)
@@ -59,7 +60,9 @@ def main() -> None:
                 'correct the config',
             ):
                 testing.set_tta(cfg)
-        runner = launch.build_runner(cfg)
+        runner = launch.build_runner(cfg, args.allow)
+        for line in warnings:
+            runner.logger.warning(line)
         if args.out is not None:
             testing.dump_predictions(runner, args.out)
         runner.test()

@@ -61,7 +61,10 @@ def main() -> None:
         launch.survive_interruptions(cfg)
         scaled = launch.scale_rate(cfg, args.auto_scale_lr)
         check_data(cfg, ['train', 'val'])
-        runner = launch.build_runner(cfg)
+        warnings = launch.refuse_config(cfg, ['train', 'val'], args)
+        runner = launch.build_runner(cfg, args.allow)
+        for line in warnings:
+            runner.logger.warning(line)
         if scaled:
             runner.logger.info(scaled)
         else:

@@ -1,11 +1,12 @@
 """Predict with OpenMMLab's inferencers and return plain data and pictures.
 
-H and W are the height and width of the original image in pixels; images are BGR.
+H and W are the height and width of the original image in pixels, C is its channels: blue,
+green, red, and any others.
 """
 
 import colorsys
 from copy import deepcopy
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from mmengine.registry import DATASETS
 from mmengine.structures import PixelData
 from torch import nn
 
+from biformer_mm.datasets.reading import PictureReader, to_bgr8
 from biformer_mm.utils.config_types import type_name
 from biformer_mm.utils.errors import UsageError, explained
 
@@ -40,7 +42,21 @@ class Prediction(NamedTuple):
     label_map: Optional[np.ndarray] = None
 
 
-Predictor = Callable[[np.ndarray], Prediction]
+class Predictor:
+    """Predict on one image, as the config's pipeline loads it.
+
+    Attributes:
+        names: The names of the classes.
+        read: Reads a file as the pipeline does; raises
+            :class:`biformer_mm.datasets.reading.Unreadable`.
+    """
+
+    names: List[str]
+    read: PictureReader
+
+    def __call__(self, image: np.ndarray) -> Prediction:
+        """Predict on an image, (H, W) or (H, W, C), as ``read`` returns it."""
+        raise NotImplementedError
 
 
 def build_predictor(
@@ -51,7 +67,7 @@ def build_predictor(
     score_thr: float = 0.3,
     trust: bool = False,
 ) -> Tuple[Predictor, str]:
-    """Build a function that predicts on one image, (H, W, 3) uint8.
+    """Build a function that predicts on one image, and that reads images for it.
 
     Args:
         cfg: Config of mmdet, mmseg or mmpretrain.
@@ -89,14 +105,17 @@ def build_predictor(
         f'test_dataloader of {cfg.filename or "the config"} must be one that images can be read by',
         'correct it',
     ):
+        read = PictureReader(dataset.pipeline)
         # The frameworks look for transforms by their names.
         dataset.pipeline = [dict(step, type=type_name(step)) for step in dataset.pipeline]
         names, palette, source = class_names(model, cfg, dataset_meta)
         model.dataset_meta = dict(classes=names, palette=palette)
         if task == 'det':
-            return _Detector(cfg, model, device, score_thr), source
-        predictor = _Segmentor if task == 'seg' else _Classifier
-        return predictor(cfg, model, device), source
+            predictor = _Detector(cfg, model, device, score_thr)
+        else:
+            predictor = (_Segmentor if task == 'seg' else _Classifier)(cfg, model, device)
+        predictor.read = read
+        return predictor, source
 
 
 def class_names(
@@ -147,7 +166,7 @@ def class_names(
     return list(names), [tuple(colour) for colour in palette], source
 
 
-class _Detector:
+class _Detector(Predictor):
     def __init__(self, cfg: Config, model: nn.Module, device: str, score_thr: float) -> None:
         from mmdet.apis import DetInferencer
 
@@ -185,12 +204,12 @@ class _Detector:
         if 'masks' in found:
             found.masks = _enlarge(found.masks.numpy(), factor, axis=1)
         (overlay,) = self.inferencer.visualize(
-            [_enlarge(_swap(image), factor)], [sample], return_vis=True, pred_score_thr=-1
+            [_enlarge(_swap(to_bgr8(image)), factor)], [sample], return_vis=True, pred_score_thr=-1
         )
         return Prediction(_result('detection', image, instances=instances), _swap(overlay))
 
 
-class _Segmentor:
+class _Segmentor(Predictor):
     def __init__(self, cfg: Config, model: nn.Module, device: str) -> None:
         from mmseg.apis import MMSegInferencer
 
@@ -218,14 +237,14 @@ class _Segmentor:
             data=torch.from_numpy(_enlarge(label_map[None].astype(int), factor, axis=1))
         )
         (overlay,) = self.inferencer.visualize(
-            [_enlarge(_swap(image), factor)], [sample], return_vis=True, opacity=0.6
+            [_enlarge(_swap(to_bgr8(image)), factor)], [sample], return_vis=True, opacity=0.6
         )
         return Prediction(
             _result('segmentation', image, classes=classes), _swap(overlay), label_map
         )
 
 
-class _Classifier:
+class _Classifier(Predictor):
     def __init__(self, cfg: Config, model: nn.Module, device: str) -> None:
         from mmpretrain import ImageClassificationInferencer
         from mmpretrain.visualization import UniversalVisualizer
@@ -245,7 +264,7 @@ class _Classifier:
             for score, label in zip(scores.tolist(), labels.tolist())
         ]
         overlay = self.visualizer.visualize_cls(
-            _enlarge(_swap(image), _factor(image)),
+            _enlarge(_swap(to_bgr8(image)), _factor(image)),
             sample.set_pred_label(labels),
             # ImageNet's names are lists of synonyms.
             classes=[name.partition(',')[0] for name in self.names],

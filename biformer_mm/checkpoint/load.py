@@ -5,7 +5,7 @@ import re
 from collections import Counter, defaultdict
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from torch import Tensor, nn
 
@@ -30,9 +30,10 @@ def load_pretrained(
     """Load pretrained weights into a :class:`BiFormer`, and log what happened.
 
     All weights of the stem, the downsampling layers and the stages must be
-    there and fit. A classifier's head and the other parts of a whole model are
-    left out, and an output norm is loaded only if the checkpoint has one of
-    the same kind. One line of the log names all of these.
+    there and fit. A classifier's head, the other parts of a whole model and
+    the stages after the last of ``out_indices`` are left out, and an output
+    norm is loaded only if the checkpoint has one of the same kind. One line of
+    the log names all of these.
 
     Args:
         backbone: The model to fill, a :class:`BiFormer`.
@@ -53,8 +54,10 @@ def load_pretrained(
     weights, others = _choose(split_weights(content, source)[0], prefix, source)
     names = convert_names(weights)
     expected = backbone.state_dict()
-    left_over, fresh = _unpaired(names.weights, expected)
-    given = {n: t for n, t in names.weights.items() if n not in left_over}
+    unbuilt = backbone.unbuilt_weights(names.weights)
+    built = {n: t for n, t in names.weights.items() if n not in unbuilt}
+    left_over, fresh = _unpaired(built, expected)
+    given = {n: t for n, t in built.items() if n not in left_over}
     taken = {n: t for n, t in given.items() if n in expected and t.shape == expected[n].shape}
     if not given or not (strict or taken):
         raise CheckpointError(
@@ -75,7 +78,7 @@ def load_pretrained(
     backbone.load_state_dict({**expected, **taken})
 
     renamed = [f'{names.origins[n]} -> {n}' for n in names.renamed if n in taken]
-    left_over += _count_by_part(others)
+    left_over += _count_by_part(unbuilt, depth=2) + _count_by_part(others)
     print_log(
         f'BiFormer: {len(taken)} of {len(expected)} tensors from {source}'
         f', {len(renamed)} of them renamed'
@@ -90,6 +93,9 @@ def load_pretrained(
 
 def load_model(model: nn.Module, checkpoint: str, trust: bool = False) -> Dict[str, Any]:
     """Load all weights of a whole model; each must be there and fit.
+
+    Stages after the last of a BiFormer's ``out_indices`` are left out, and
+    named in the log.
 
     Args:
         model: Classifier, detector or segmentor to fill.
@@ -109,17 +115,17 @@ def load_model(model: nn.Module, checkpoint: str, trust: bool = False) -> Dict[s
     content, source = _read(checkpoint, trust)
     weights, rest = split_weights(content, source)
     expected = model.state_dict()
-    if weights.keys() != expected.keys():
+    if _built(model, weights).keys() != expected.keys():
         with suppress(CheckpointError):  # another network: named below
             token_head = any('.aux_head.' in n for n in expected)
             weights = convert_model(content, source=source, token_head=token_head).weights
-    misfits = _misfits(weights, expected)
+    misfits = _misfits(_built(model, weights), expected)
     if misfits:
         raise CheckpointError(
             f'{source} does not fit the model of the config, give the one '
             f'that it was trained with: {misfits}'
         )
-    model.load_state_dict(weights)
+    model.load_state_dict(weights)  # the backbone says which stages it leaves out
     return class_names(rest.get('meta')).get('dataset_meta', {})
 
 
@@ -127,6 +133,16 @@ def _read(checkpoint: str, trust: bool) -> Tuple[Dict[str, Any], str]:
     """Return what a checkpoint holds, and its name for messages."""
     with local_path(checkpoint) as path:
         return read_checkpoint(path, trust), without_secrets(str(checkpoint))
+
+
+def _built(model: nn.Module, weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """Return the weights without those of stages that a BiFormer does not build."""
+    kept = dict(weights)
+    for name, part in model.named_modules():
+        if hasattr(part, 'unbuilt_weights'):
+            for unbuilt in part.unbuilt_weights(weights, f'{name}.' if name else ''):
+                del kept[unbuilt]
+    return kept
 
 
 def _misfits(
@@ -185,8 +201,8 @@ def _norm_of(name: str) -> Optional[str]:
     return name.rpartition('.')[0] if name.startswith('out_norms.') else None
 
 
-def _count_by_part(names: Mapping[str, Tensor]) -> List[str]:
-    parts = Counter('ema_*' if is_ema(n) else n.partition('.')[0] for n in names)
+def _count_by_part(names: Iterable[str], depth: int = 1) -> List[str]:
+    parts = Counter('ema_*' if is_ema(n) else '.'.join(n.split('.')[:depth]) for n in names)
     return [f'{part} ({count} tensors)' for part, count in parts.items()]
 
 
@@ -195,10 +211,16 @@ def _check_arch(backbone: nn.Module, weights: Mapping[str, Tensor], source: str)
     theirs, ours = _layout(weights), _layout(backbone.state_dict())
     if theirs == ours:
         return
+    count = len(theirs[1])
+    if count and theirs == (ours[0][:count], ours[1][:count]):
+        raise CheckpointError(
+            f"{source} has only the first {count} of the model's {len(ours[1])} stages; set "
+            f'out_indices to stages below {count}, or strict=False in init_cfg'
+        )
     names = [
         repr(name)
         for name, arch in backbone.arch_zoo.items()
-        if (arch['embed_dims'], arch['depths']) == theirs
+        if (arch['embed_dims'][:count], arch['depths'][:count]) == theirs
     ]
     raise CheckpointError(
         f'{source} is of another architecture: embed_dims {theirs[0]} and '

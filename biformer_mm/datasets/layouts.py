@@ -153,6 +153,8 @@ def _write_ade20k(root: Path, split: str, scenes: Iterator[Scene]) -> None:
 
 
 def _write_imagenet(root: Path, split: str, scenes: Iterator[Scene]) -> None:
+    for name in SHAPES_CLASSES:  # also of those that few scenes leave out: folders number classes
+        (root / split / name).mkdir(parents=True, exist_ok=True)
     for index, scene in enumerate(scenes):
         ((label, _),) = scene.instances
         _write_image(root / split / SHAPES_CLASSES[label] / f'{index:06d}.jpg', scene.image)

@@ -3,12 +3,14 @@
 Without MMEngine the models are plain PyTorch modules.
 """
 
+import logging
 from importlib.util import find_spec
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 from torch import nn
 
 if find_spec('mmengine'):
+    from mmengine.logging import print_log
     from mmengine.model import BaseModule
     from mmengine.registry import MODELS
 
@@ -39,5 +41,9 @@ else:
         """Return the class unchanged, as there is no registry."""
         return module
 
+    def print_log(msg: str, logger: Any = None, level: int = logging.INFO) -> None:
+        """Write to Python's log as a warning, because it does not show less by default."""
+        logging.getLogger('biformer_mm').warning(msg)
 
-__all__ = ['BaseModule', 'register']
+
+__all__ = ['BaseModule', 'print_log', 'register']

@@ -19,6 +19,7 @@ def register_all_modules() -> None:
     from ..analysis.flops import register_flop_handles
     from ..engine.hooks import (  # noqa: F401
         compile_blocks_hook,
+        gradient_check_hook,
         hang_hook,
         nonfinite_loss_hook,
         preemption_hook,

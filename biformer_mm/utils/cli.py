@@ -14,6 +14,7 @@ import torch
 from mmengine.config import Config, DictAction
 from tabulate import tabulate
 
+from biformer_mm.datasets.checks.problems import KINDS
 from biformer_mm.utils import register_all_modules
 from biformer_mm.utils.config_types import framework_of
 from biformer_mm.utils.errors import UsageError, explained
@@ -146,6 +147,31 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='unpickle whatever the checkpoint holds, which can run any code',
     )
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow``, which switches rules about data and config off."""
+    parser.add_argument(
+        '--allow',
+        nargs='+',
+        type=_rule,
+        default=[],
+        metavar='RULE',
+        help='only warn of what these rules of docs/rules.md would refuse',
+    )
+
+
+def _rule(name: str) -> str:
+    """Return the name of a rule.
+
+    Raises:
+        ArgumentTypeError: There is no such rule.
+    """
+    if name not in KINDS:
+        close = difflib.get_close_matches(name, KINDS)
+        hint = f'did you mean {close[0]}?' if close else 'docs/rules.md lists them'
+        raise argparse.ArgumentTypeError(f'there is no rule {name!r}; {hint}')
+    return name
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

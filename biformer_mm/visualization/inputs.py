@@ -1,7 +1,7 @@
 """Prepare an image file as a config's network sees it."""
 
 from copy import deepcopy
-from typing import NamedTuple
+from typing import Dict, NamedTuple, Sequence
 
 import numpy as np
 from mmengine.config import Config
@@ -9,6 +9,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+from biformer_mm.datasets.reading import PictureReader, Unreadable, pipeline_of, to_bgr8
 from biformer_mm.models.backbones.biformer import MIN_SIDE
 from biformer_mm.utils.config_types import bare_type_name
 from biformer_mm.utils.errors import UsageError, explained
@@ -20,7 +21,7 @@ class NetworkInput(NamedTuple):
     Attributes:
         picture: RGB, (H, W, 3), uint8: resized and cropped, but not normalised
             or padded.
-        tensor: (1, 3, H', W'), normalised and padded; the picture is at its
+        tensor: (1, C, H', W'), normalised and padded; the picture is at its
             top left.
         file_x: (W,), the file's column in pixels of each column of the picture.
         file_y: (H,), the file's row in pixels of each row of the picture.
@@ -60,19 +61,25 @@ def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
         path: The image.
 
     Raises:
-        UsageError: OpenCV cannot read the file, or the config has no test
+        UsageError: The file cannot be read, or the config has no test
             pipeline, or makes the image too small for a BiFormer.
     """
-    import mmcv  # only the frameworks require it
-
-    with explained(f'{path} must be an image that can be read', 'convert it to JPEG or PNG'):
-        image = mmcv.imread(path)
-    if image is None:
-        raise UsageError(f'{path} is not an image that OpenCV can read; convert it to JPEG or PNG')
+    steps = pipeline_of(cfg)
+    if not steps:
+        raise UsageError(
+            'the config must have a test_dataloader.dataset.pipeline that prepares images; set it'
+        )
     with explained(
-        'the config must have a test_dataloader.dataset.pipeline that prepares images', 'correct it'
+        'test_dataloader.dataset.pipeline must be one that prepares images', 'correct it'
     ):
-        pipeline = _build_pipeline(cfg)
+        init_default_scope(cfg.get('default_scope') or 'mmengine')
+        pipeline = _after_loading(steps)
+        try:
+            image = PictureReader(steps)(path)
+        except Unreadable as error:
+            raise UsageError(
+                f'{path} is not an image that can be read ({error}); convert it to JPEG or PNG'
+            ) from error
         packed = _run(pipeline, image, path)
         data = model.data_preprocessor(pseudo_collate([packed]), False)
     seen_height, seen_width = data['inputs'].shape[-2:]
@@ -83,35 +90,34 @@ def load_input(cfg: Config, model: nn.Module, path: str) -> NetworkInput:
             f'{seen_height} x {seen_width}: give an image that is less '
             'narrow, or have the config pad it'
         )
-    # To learn where the pixels come from, run the pipeline on an image whose
-    # colours are its coordinates.
+    # To learn where the pixels come from, run the pipeline on images whose
+    # values are their columns and their rows.
     height, width = image.shape[:2]
-    coordinates = np.zeros_like(image)
-    coordinates[..., 0] = np.linspace(0, 255, width).round()[None]
-    coordinates[..., 1] = np.linspace(0, 255, height).round()[:, None]
-    seen = _run(pipeline, coordinates, path)['inputs'].numpy()
+    like = (1,) * (image.ndim - 2)
+    columns, rows = np.empty_like(image), np.empty_like(image)
+    columns[:] = np.linspace(0, 255, width).round().reshape(1, width, *like)
+    rows[:] = np.linspace(0, 255, height).round().reshape(height, 1, *like)
+    seen_x, seen_y = (_run(pipeline, x, path)['inputs'].float().numpy() for x in (columns, rows))
     return NetworkInput(
         to_picture(packed['inputs']),
         data['inputs'],
-        _straighten(seen[0].mean(axis=0)) / 255 * (width - 1),
-        _straighten(seen[1].mean(axis=1)) / 255 * (height - 1),
+        _straighten(seen_x.mean(axis=(0, 1))) / 255 * (width - 1),
+        _straighten(seen_y.mean(axis=(0, 2))) / 255 * (height - 1),
     )
 
 
 def to_picture(packed: Tensor) -> np.ndarray:
-    """Convert a packed BGR image, (3, H, W), to RGB, (H, W, 3), uint8."""
-    pixels = packed.cpu().numpy().transpose(1, 2, 0)[..., ::-1]
-    return np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8))
+    """Convert a packed BGR image, (C, H, W), to RGB, (H, W, 3), uint8.
+
+    See :func:`biformer_mm.datasets.reading.to_bgr8` for other numbers of channels.
+    """
+    return np.ascontiguousarray(to_bgr8(packed.cpu().numpy().transpose(1, 2, 0))[..., ::-1])
 
 
-def _build_pipeline(cfg: Config) -> Compose:
-    """Build the test pipeline without the steps that read files."""
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+def _after_loading(steps: Sequence[Dict]) -> Compose:
+    """Build a pipeline without the steps that read files."""
     return Compose(
-        [deepcopy(step) for step in dataset.pipeline if not bare_type_name(step).startswith('Load')]
+        [deepcopy(step) for step in steps if not bare_type_name(step).startswith('Load')]
     )
 
 

@@ -12,7 +12,7 @@ import torch
 
 # Our tools add these hooks, in the documentation's words (docs/faults.md,
 # docs/distributed.md).
-OUR_HOOKS = ('NonFiniteLossHook', 'PreemptionHook', 'HangHook')
+OUR_HOOKS = ('NonFiniteLossHook', 'GradientCheckHook', 'PreemptionHook', 'HangHook')
 # They put these in place of MMEngine's.
 OUR_VERSIONS = {'WholeCheckpointHook': 'CheckpointHook'}
 _TIMES = ('time', 'data_time', 'memory')

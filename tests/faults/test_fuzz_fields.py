@@ -79,6 +79,7 @@ FIELDS = {
         dict(timeout=count(10**6) | st.floats(1e-3, 1e9)),
         {'timeout': [None, '3', NAN, INF, 0, -1, [2], {}, True, 3j, 10**400], 'time_out': [3]},
     ),
+    'GradientCheckHook': ({}, dict(updates=[5])),
     'PreemptionHook': ({}, dict(signals=[[15]])),
     'ResumableSeedHook': ({}, dict(seed=[0, None])),
     'RoutingVisualizationHook': (

@@ -1,14 +1,17 @@
 """Predictors without the tool; tests/test_tools/test_infer.py has what they predict."""
 
+import cv2
+import four_channels
 import golden
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from random_models import COLOURS, CONFIGS
 from tool_runner import ROOT
 
 from biformer_mm.apis import inference
+from biformer_mm.apis.model import build_model
 
 SHAPES = ('circle', 'square', 'triangle', 'star')
 
@@ -125,3 +128,30 @@ def test_configs_without_test_or_visualizer(checkpoints):
     cfg.test_dataloader = None
     with pytest.raises(inference.UsageError, match='no test_dataloader'):
         inference.build_predictor(cfg, str(checkpoints['det']))
+
+
+@pytest.mark.parametrize('task', four_channels.LAYOUTS)
+def test_four_channels(task, tmp_path):
+    """The fourth matters, and the picture shows the other three."""
+    cfg = Config.fromfile(ROOT / 'configs' / f'{CONFIGS[task]}.py')
+    for option in four_channels.options(task):
+        key, _, value = option.partition('=')
+        cfg.merge_from_dict({key: DictAction._parse_iterable(value)})
+    torch.manual_seed(0)
+    model, _ = build_model(cfg)
+    if task == 'det':
+        model.bbox_head.retina_cls.bias.data.zero_()
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
+    predict, _ = inference.build_predictor(cfg, str(tmp_path / 'model.pth'), score_thr=0)
+    pixels = np.random.default_rng(0).integers(0, 256, (330, 340, 4), np.uint8)
+    cv2.imwrite(str(tmp_path / 'a.png'), pixels)
+    image = predict.read(str(tmp_path / 'a.png'))
+    np.testing.assert_array_equal(image, pixels)
+    prediction = predict(image)
+    assert prediction.overlay.shape == (330, 340, 3)
+    pixels[..., 3] = 255 - pixels[..., 3]
+    other = predict(pixels)
+    if task == 'seg':
+        assert (other.label_map != prediction.label_map).any()
+    else:
+        assert other.result != prediction.result

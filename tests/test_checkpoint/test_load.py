@@ -10,8 +10,17 @@ import golden
 import pytest
 import torch
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.model import ExponentialMovingAverage
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
 
-from biformer_mm.checkpoint import CheckpointError, convert_state_dict, load, load_pretrained
+from biformer_mm.checkpoint import (
+    CheckpointError,
+    convert_state_dict,
+    load,
+    load_model,
+    load_pretrained,
+)
 from biformer_mm.models import BiFormer
 
 
@@ -49,7 +58,12 @@ def whole(state, **parts):
 def log(monkeypatch):
     """(level, line) of what was logged."""
     lines = []
-    monkeypatch.setattr(load, 'print_log', lambda line, logger, level: lines.append((level, line)))
+
+    def print_log(line, logger, level=logging.INFO):
+        lines.append((level, line))
+
+    monkeypatch.setattr(load, 'print_log', print_log)
+    monkeypatch.setattr('biformer_mm.models.backbones.biformer.print_log', print_log)
     return lines
 
 
@@ -206,6 +220,120 @@ def test_names_another_architecture(arch, cure, tmp_path):
         match=f'{path} is of another architecture: embed_dims '
         rf'\(64, 128, 256, 512\) and depths {depths}, the model has '
         rf'\(64, 128, 256, 512\) and \(4, 4, 18, 4\); {cure}',
+    ):
+        model.init_weights()
+
+
+def assert_is_the_start_of_the_released(backbone):
+    arrays = golden.load('backbone_s8_divisible')
+    with torch.no_grad():
+        maps = backbone.eval()(arrays['x'])
+    assert len(maps) == 3
+    for i, out in enumerate(maps):
+        golden.assert_close(out, arrays[f'out/{i}'], golden.OUT_RTOL, f'out/{i}')
+
+
+@pytest.mark.parametrize('ours', [False, True])
+def test_leaves_out_stages_that_are_not_built(ours, tmp_path, log):
+    state, arch = released()
+    if ours:
+        state = convert_state_dict(state)
+    model = build(arch, out_indices=(0, 1, 2), init_cfg=pretrained(save(state, tmp_path)))
+    model.init_weights()
+    ((level, line),) = log
+    assert level == logging.INFO
+    left_over = line.split('left over: ')[1].split('; kept')[0].split(', ')
+    count = sum(n.startswith('stages.3.') for n in convert_state_dict(state))
+    expected = [
+        'downsamples.2 (7 tensors)',
+        'out_norms.3 (2 tensors)',
+        f'stages.3 ({count} tensors)',
+    ]
+    assert sorted(left_over) == expected
+    assert line.endswith('kept as initialised: none')
+    assert_is_the_start_of_the_released(model)
+
+
+def load_averaged(model, state):
+    averaged = ExponentialMovingAverage(model)
+    averaged.load_state_dict(
+        {'steps': torch.tensor(1), **{f'module.{n}': t for n, t in state.items()}}
+    )
+    model.load_state_dict(averaged.module.state_dict())
+
+
+@pytest.mark.parametrize(
+    'load_weights, prefix',
+    [
+        (lambda model, state: model.load_state_dict(state, strict=True), 'backbone.'),
+        (lambda model, state: load_state_dict(model, state, strict=True), 'backbone.'),
+        (load_averaged, 'module.backbone.'),
+    ],
+    ids=['torch', 'mmengine', 'ema'],
+)
+def test_whole_models_load_into_shorter_ones(load_weights, prefix, log):
+    state, arch = released()
+    state = {f'backbone.{n}': t for n, t in convert_state_dict(state).items()}
+    given = list(state)
+    model = nn.ModuleDict(dict(backbone=build(arch, out_indices=(0, 1, 2))))
+    load_weights(model, state)
+    assert list(state) == given  # the caller's own is not changed
+    parts = [f'{prefix}{part}' for part in ('downsamples.2', 'out_norms.3', 'stages.3')]
+    count = len(state) - len(model.state_dict())
+    ((_, line),) = log
+    assert line == (
+        f'BiFormer: left out {", ".join(parts)} ({count} tensors); '
+        'out_indices=(0, 1, 2) needs no later stages'
+    )
+    assert_is_the_start_of_the_released(model.backbone)
+    state['backbone.stages.2.9.norm1.weight'] = torch.zeros(3)
+    with pytest.raises(RuntimeError, match='stages.2.9.norm1.weight'):
+        model.load_state_dict(state)
+
+
+@pytest.mark.parametrize('ours', [False, True])
+def test_whole_models_are_inferred_by_shorter_ones(ours, tmp_path, log):
+    state, arch = released()
+    if ours:
+        state = convert_state_dict(state)
+    checkpoint = whole(state)
+    checkpoint['state_dict']['decode_head.weight'] = torch.full((2, 2), 3.0)
+    path = save(checkpoint, tmp_path)
+    parts = dict(
+        backbone=build(arch, out_indices=(0, 1, 2)), decode_head=nn.Linear(2, 2, bias=False)
+    )
+    model = nn.ModuleDict(parts)
+    load_model(model, path)
+    assert_is_the_start_of_the_released(model.backbone)
+    assert torch.equal(model.decode_head.weight, checkpoint['state_dict']['decode_head.weight'])
+    assert [line.partition(' (')[0] for _, line in log] == [
+        'BiFormer: left out backbone.downsamples.2, backbone.out_norms.3, backbone.stages.3'
+    ]
+    checkpoint['state_dict'].pop('decode_head.weight')
+    checkpoint['state_dict']['decode_head.bias'] = torch.zeros(2)
+    with pytest.raises(
+        CheckpointError, match=r': unexpected: decode_head\.bias; missing: decode_head\.weight$'
+    ):
+        load_model(model, save(checkpoint, tmp_path))
+
+
+def test_shorter_backbones_check_the_architecture_of_their_stages(tmp_path):
+    path = save(build('tiny').state_dict(), tmp_path)
+    model = build('small', out_indices=(1, 2), init_cfg=pretrained(path))
+    with pytest.raises(
+        CheckpointError, match=r"depths \(2, 2, 8\), the model has .*; set arch to 'tiny'$"
+    ):
+        model.init_weights()
+
+
+def test_names_stages_that_a_checkpoint_lacks(tmp_path):
+    _, arch = released()
+    path = save(build(arch, out_indices=(0, 1)).state_dict(), tmp_path)
+    model = build(arch, init_cfg=pretrained(path))
+    with pytest.raises(
+        CheckpointError,
+        match=f"{path} has only the first 2 of the model's 4 stages; set out_indices to stages "
+        'below 2, or strict=False in init_cfg$',
     ):
         model.init_weights()
 

@@ -49,6 +49,21 @@ def test_step_of_two_processes_is_the_step_of_one(runs):
     assert largest * group['lr'] > 1e-3  # else any two steps are as close
 
 
+def test_stages_that_no_output_needs_do_not_stop_two_processes(data_options, tmp_path):
+    """PyTorch would refuse unused parameters in the second iteration."""
+    options = [
+        'model.backbone.out_indices=(0,1,2)',
+        'model.neck.in_channels=[32,64,128]',
+        'train_cfg.max_epochs=2',
+    ]
+    run_tool(
+        'dist_train.sh', SEGMENTOR, 2, '--work-dir', tmp_path, *data_options, *options, cwd=tmp_path
+    )
+    saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)
+    assert saved['meta']['iter'] == 2
+    assert not any(name.startswith('backbone.stages.3') for name in saved['state_dict'])
+
+
 def test_rank_zero_alone_writes(runs):
     files = [
         sorted(

@@ -16,7 +16,7 @@ def test_they_are_mmengines_if_it_is_installed():
 def test_substitutes_need_no_mmengine(tmp_path):
     output = run_without_openmmlab(
         """
-from biformer_mm.models.mmengine_compat import BaseModule, register
+from biformer_mm.models.mmengine_compat import BaseModule, print_log, register
 
 class Model(BaseModule):
     def __init__(self, init_cfg=None):
@@ -31,9 +31,11 @@ try:
     Model(dict(type='Pretrained'))
 except ModuleNotFoundError as error:
     print(error)
+print_log('BiFormer: left out', logger='current')
 """,
         cwd=tmp_path,
     )
-    made, refused = output.splitlines()
+    made, refused, logged = output.splitlines()
     assert made == 'True None True'
     assert refused.startswith('init_cfg is carried out by MMEngine, which is not installed')
+    assert logged == 'BiFormer: left out'

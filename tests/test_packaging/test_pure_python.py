@@ -48,7 +48,13 @@ def test_the_run_has_what_others_have(project):
     assert cfg.default_hooks.checkpoint.type == 'WholeCheckpointHook'
     assert cfg.train_cfg.type == 'ResumableEpochLoop'
     names = [hook.type for hook in cfg.custom_hooks]
-    assert names == ['ResumableSeedHook', 'NonFiniteLossHook', 'PreemptionHook', 'HangHook']
+    assert names == [
+        'ResumableSeedHook',
+        'NonFiniteLossHook',
+        'GradientCheckHook',
+        'PreemptionHook',
+        'HangHook',
+    ]
 
 
 def test_is_resumed(project):

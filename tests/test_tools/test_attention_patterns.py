@@ -1,6 +1,5 @@
 """Patterns and receptive fields as a user draws them."""
 
-
 import cv2
 import numpy as np
 import pytest

@@ -58,7 +58,7 @@ def test_problems_are_listed_by_file_and_as_json(root, tmp_path):
         'notes: grey 1',
         'warnings: cmyk 1',
         'errors: truncated 1',
-        '12 images read, 3 problems',
+        '12 images read, 3 problems: 1 error, 1 warning, 1 note',
     ]
     assert os.listdir(tmp_path / 'new') == ['list.json']
     content = json.loads((tmp_path / 'new' / 'list.json').read_text())
@@ -83,7 +83,43 @@ def test_notes_never_fail_and_splits_can_be_left_out(root):
         content['annotations'].pop(0)['id']
     IMAGES['missing'](root / 'val' / '000000.jpg')
     lines = check(root, '--strict', '--splits', 'train')
-    assert lines[-2:] == ['notes: grey 1', '8 images read, 1 problems']
+    assert lines[-2:] == ['notes: grey 1', '8 images read, 1 problem: 1 note']
+
+
+def test_many_problems_are_counted_and_all_are_printed_where_asked_for(capsys):
+    tool = load_module(TOOL)
+    found = [
+        dict(severity='note', kind='grey', split='train', file=f'{file}.jpg', detail=str(number))
+        for file in range(22)
+        for number in range(7)
+    ]
+    tool.report(found, '22 images read', everything=False)
+    lines = capsys.readouterr().out.splitlines()
+    start = 'note    grey            train'
+    assert lines[:6] == [
+        *(f'{start} 0.jpg: {number}' for number in range(5)),
+        f'{start} 0.jpg: and 2 more (--all)',
+    ]
+    assert lines[6 * 20 :] == [
+        f'{start} and 14 more in 2 other files (--all)',
+        'notes: grey 154',
+        '22 images read, 154 problems: 154 notes',
+    ]
+    tool.report(found, '22 images read', everything=True)
+    assert len(capsys.readouterr().out.splitlines()) == 154 + 2
+
+
+def test_what_is_allowed_is_a_note(root):
+    IMAGES['truncated'](root / 'val' / '000002.jpg')
+    lines = check(root, '--allow', 'truncated')
+    assert lines[-2:] == ['notes: truncated 1', '12 images read, 1 problem: 1 note']
+
+
+def test_rules_to_allow_must_exist(capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['check_dataset.py', str(CONFIG), '--allow', 'trunkated'])
+    with pytest.raises(SystemExit):
+        load_module(TOOL).main()
+    assert "there is no rule 'trunkated'; did you mean truncated?" in capsys.readouterr().err
 
 
 @pytest.mark.first_tier(1)
@@ -127,7 +163,7 @@ def test_quick_counts_and_opens_no_picture(root, tmp_path):
         f'error   missing         val   {root}/val: has 3 of 4 pictures; '
         'missing 1, such as 000002.jpg',
         'errors: missing 1',
-        '11 images found, 1 problems',
+        '11 images found, 1 problem: 1 error',
     ]
     content = json.loads((tmp_path / 'list.json').read_text())
     assert content['images'] == 11 and len(content['problems']) == 1

@@ -8,10 +8,13 @@ import sys
 
 import config_checks
 import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.utils import digit_version
 from tool_runner import ROOT, run_tool
+
+from biformer_mm.utils.errors import UsageError
 
 TOOL = 'deployment/export_onnx.py'
 SHAPES = {  # where the regions of the demos' configs divide all maps or not
@@ -137,13 +140,32 @@ def test_images_reach_the_network_as_in_the_framework(shapes):
     cfg.model.data_preprocessor.pad_size_divisor = 32
     model = config_checks.build(cfg)
     path = str(sorted((shapes / 'val').glob('*'))[0])
-    images = tool['load_images'](model, [path, path], (50, 70))
+    images = tool['load_images'](cfg, model, [path, path], (50, 70))
     assert images.shape == (2, 3, 50, 70)
     rgb = torch.from_numpy(cv2.resize(cv2.imread(path), (70, 50)))[..., [2, 1, 0]]
     mean = torch.tensor(cfg.model.data_preprocessor.mean)
     std = torch.tensor(cfg.model.data_preprocessor.std)
     expected = ((rgb - mean) / std).permute(2, 0, 1)
     torch.testing.assert_close(images[1], expected.float())
+
+
+def test_images_are_read_as_in_testing(tmp_path):
+    tool = runpy.run_path(str(ROOT / 'tools' / TOOL))
+    cfg = copy.deepcopy(config_checks.load('semantic_fpn_biformer_demo'))
+    cfg.model.backbone.in_channels = 4
+    cfg.model.data_preprocessor.update(mean=[100], std=[50])
+    cfg.test_dataloader.dataset.pipeline[0].color_type = 'unchanged'
+    model = config_checks.build(cfg)
+    bgra = np.random.default_rng(0).integers(0, 256, (50, 70, 4), np.uint8)
+    path = str(tmp_path / 'a.png')
+    cv2.imwrite(path, bgra)
+    (image,) = tool['load_images'](cfg, model, [path], (50, 70))
+    expected = (bgra.transpose(2, 0, 1).astype(np.float32) - 100) / 50
+    np.testing.assert_allclose(image, expected, rtol=1e-6)
+    assert tool['load_images'](cfg, model, [], (50, 70)).shape == (3, 4, 50, 70)
+    (tmp_path / 'b.png').touch()
+    with pytest.raises(UsageError, match=r'b.png is no image that can be read \(empty\); leave'):
+        tool['load_images'](cfg, model, [str(tmp_path / 'b.png')], (50, 70))
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from tool_runner import ROOT, load_module, run_tool
 
 from biformer_mm.apis import inference
 from biformer_mm.datasets import make_scene, scene_rng
+from biformer_mm.datasets.reading import PictureReader
 
 SIZE = 96
 
@@ -186,6 +187,7 @@ def no_model(tool, monkeypatch):
         result = dict(task='classification', classes=[])
         return inference.Prediction(result, image)
 
+    predict.read = PictureReader(())
     monkeypatch.setattr(tool, 'build_predictor', lambda *args: (predict, ''))
     monkeypatch.setattr(tool, 'read_config', lambda *args: None)
     return seen
@@ -331,6 +333,7 @@ def test_results_are_written_as_they_come(call, no_model, tool, tmp_path, monkey
         there.append(results() if os.path.exists('outputs') else [])
         return inference.Prediction({}, image)
 
+    predict.read = PictureReader(())
     monkeypatch.setattr(tool, 'build_predictor', lambda *args: (predict, ''))
     call('in', '--config', 'none', '--checkpoint', 'none')
     assert there == [[], ['a.png'], ['a.png', 'b.png']]

@@ -1,6 +1,5 @@
 """Routing figures as a user makes them."""
 
-
 import cv2
 import numpy as np
 import pytest

@@ -92,6 +92,34 @@ def test_files_that_are_no_images_are_refused(config, tmp_path):
         load_input(*config, str(text))
 
 
+@pytest.mark.parametrize(
+    'channels, options',
+    [
+        (4, dict(color_type='unchanged')),
+        (4, dict(color_type='unchanged', to_float32=True)),
+        (1, dict(color_type='grayscale')),
+    ],
+)
+def test_images_are_read_as_in_testing(channels, options, image, tmp_path):
+    """A dot is found by its position, and its colours are those of the file."""
+    cfg = Config.fromfile(ROOT / 'configs' / 'semantic_fpn_biformer_demo.py')
+    cfg.model.backbone.in_channels = channels
+    cfg.model.data_preprocessor.update(mean=[100], std=[50])
+    cfg.test_dataloader.dataset.pipeline[0].update(options)
+    model, _ = build_model(cfg)
+    pixels = cv2.imread(str(image))
+    alpha = np.full((*pixels.shape[:2], 1), 33, np.uint8)
+    cv2.imwrite(str(tmp_path / 'dot.png'), np.concatenate([pixels, alpha], axis=2))
+    seen = load_input(cfg, model, str(tmp_path / 'dot.png'))
+    height, width = seen.picture.shape[:2]
+    assert seen.tensor.shape[1] == channels
+    if channels == 4:
+        assert (seen.tensor[0, 3, :height, :width] == (33 - 100) / 50).all()
+    x, y = seen.at(*DOT)
+    expected = RED[::-1] if channels == 4 else [round(np.dot(RED, (0.114, 0.587, 0.299)))] * 3
+    np.testing.assert_allclose(seen.picture[y, x].astype(int), expected, atol=3)
+
+
 def test_images_too_narrow_for_the_network_are_refused(tmp_path):
     cfg = Config.fromfile(ROOT / 'configs' / 'retinanet_biformer_demo.py')
     model, _ = build_model(cfg)

@@ -8,15 +8,17 @@ written only if onnxruntime computes from it what PyTorch does.
 
 import argparse
 import os
-import os.path as osp
 from typing import List, Tuple
 
 import cv2
+import numpy as np
 import torch
+from mmengine.config import Config
 from torch import Tensor, nn
 
 from biformer_mm.apis.model import build_model
 from biformer_mm.checkpoint.mmengine_loader import read_as_data
+from biformer_mm.datasets.reading import PictureReader, Unreadable, pipeline_of
 from biformer_mm.deployment.onnx_check import Agreement
 from biformer_mm.deployment.onnx_export import (
     OPSET,
@@ -109,7 +111,7 @@ def main() -> None:
         model, _ = build_model(cfg, args.checkpoint, trust=args.trust)
         path = FeaturePath(model, args.backbone)
         backends = pin_backend(path)
-        images = load_images(model, args.image, args.shape)
+        images = load_images(cfg, model, args.image, args.shape)
         onnx_model, agreement = export_onnx(
             path, args.out, images, Dynamic(args.dynamic, args.dynamic_size), args.fp16, args.force
         )
@@ -125,26 +127,30 @@ def main() -> None:
         print(f'{os.path.getsize(args.out) / 1e6:.1f} MB  {args.out}')
 
 
-def load_images(model: nn.Module, paths: List[str], shape: Tuple[int, int]) -> Tensor:
-    """Images of H x W as the model takes them, normalised, (n, 3, H, W).
+def load_images(cfg: Config, model: nn.Module, paths: List[str], shape: Tuple[int, int]) -> Tensor:
+    """Images of H x W as the model takes them, normalised, (n, C, H, W).
 
     Raises:
         UsageError: One cannot be read.
     """
     height, width = shape
     if not paths:
+        channels = getattr(getattr(model, 'backbone', model), 'in_channels', 3)
         noise = torch.Generator().manual_seed(0)
         coarse, fine = (
-            torch.randn(3, 3, *size, generator=noise) for size in ((12, 12), (height, width))
+            torch.randn(3, channels, *size, generator=noise) for size in ((12, 12), (height, width))
         )
         return nn.functional.interpolate(coarse, (height, width), mode='bicubic') + fine / 4
-    images = []
+    read, images = PictureReader(pipeline_of(cfg)), []
     for path in paths:
-        image = cv2.imread(path) if osp.isfile(path) else None
-        if image is None:
-            raise UsageError(f'--image: {path} is no image that can be read; leave it out')
-        image = cv2.resize(image, (width, height))
-        images.append(torch.from_numpy(image.transpose(2, 0, 1).copy()))
+        try:
+            image = cv2.resize(read(path), (width, height))
+        except Unreadable as error:
+            raise UsageError(
+                f'--image: {path} is no image that can be read ({error}); leave it out'
+            ) from error
+        pixels = np.atleast_3d(image).transpose(2, 0, 1).astype(np.float32)
+        images.append(torch.from_numpy(pixels))
     data = dict(inputs=images, data_samples=None)
     inputs = model.data_preprocessor(data)['inputs']
     return inputs[:, :, :height, :width].contiguous()  # it pads some

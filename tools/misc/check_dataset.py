@@ -5,9 +5,10 @@ each problem with its file, notes first and errors last:
   error    training stops, or learns or evaluates what is wrong
   warning  it goes on, without something or with it changed
   note     it copes; worth knowing
-Exits with 1 if there are errors, with --strict also if there are warnings, and
-with 0 otherwise. With --quick it counts the files in seconds, and opens no
-picture.
+Prints at most five problems of a kind and file, and twenty files of a kind; the
+rest with --all, and always in the JSON. Exits with 1 if there are errors, with
+--strict also if there are warnings, and with 0 otherwise. With --quick it counts
+the files in seconds, and opens no picture.
 """
 
 import argparse
@@ -15,15 +16,20 @@ import json
 import os
 import sys
 from collections import Counter
+from itertools import groupby
+from operator import itemgetter
 from typing import Dict, List, Tuple
 
 from mmengine.config import Config
 from mmengine.utils import ProgressBar
 
-from biformer_mm.datasets.checks import KINDS, SEVERITIES, Found, count, plan, scan
+from biformer_mm.datasets.checks import SEVERITIES, Found, count, plan, scan
+from biformer_mm.datasets.checks.evaluator_files import check_evaluator_files
 from biformer_mm.datasets.checks.paths import check_classes, check_data
+from biformer_mm.engine.config_rules import check_config
 from biformer_mm.utils.atomic_file import whole_file
 from biformer_mm.utils.cli import (
+    add_allow,
     add_cfg_options,
     check_writable,
     make_parser,
@@ -65,8 +71,10 @@ def parse_args() -> argparse.Namespace:
         default=min(8, os.cpu_count() or 1),
         help='processes that share the reading (default: one for each processor, 8 at most)',
     )
+    parser.add_argument('--all', action='store_true', help='print every problem')
     parser.add_argument('--json', metavar='FILE', help='write the list as JSON, too')
     parser.add_argument('--strict', action='store_true', help='exit with 1 on warnings, too')
+    add_allow(parser)
     add_cfg_options(parser)
     return parser.parse_args()
 
@@ -86,17 +94,26 @@ def main() -> None:
                 f'none for {", ".join(args.splits)}; name '
                 'another of --splits'
             )
+        check_classes(cfg, args.splits)
+        found = [Found('config', p) for p in check_config(cfg, args.splits, args.cfg_options)]
         if args.quick:
-            check_classes(cfg, args.splits)
-            found, images = count(cfg, args.splits)
+            more, images = count(cfg, args.splits)
         else:
             check_data(cfg, args.splits)
-            found, images = read_all(cfg, args.splits, args.workers)
-        found = [dict(severity=p.severity, split=split, **p._asdict()) for split, p in found]
-        found.sort(key=lambda p: (SEVERITIES.index(p['severity']), p['file']))
+            found += [Found(*pair) for pair in check_evaluator_files(cfg, args.splits)]
+            more, images = read_all(cfg, args.splits, args.workers)
+        found = [
+            dict(
+                severity='note' if p.kind in args.allow else p.severity, split=split, **p._asdict()
+            )
+            for split, p in found + more
+        ]
+        found.sort(
+            key=lambda p: (SEVERITIES.index(p['severity']), p['kind'], p['split'], p['file'])
+        )
         if args.json is not None:
             write_json(args.json, dict(images=images, problems=found))
-    report(found, f'{images} images {"found" if args.quick else "read"}')
+    report(found, f'{images} images {"found" if args.quick else "read"}', args.all)
     fatal = SEVERITIES[1 if args.strict else 2 :]
     sys.exit(any(p['severity'] in fatal for p in found))
 
@@ -113,19 +130,35 @@ def read_all(cfg: Config, splits: List[str], workers: int) -> Tuple[List[Found],
     return found, images
 
 
-def report(found: List[Dict], images: str) -> None:
-    """Print the problems and how many of each kind there are."""
-    lines = [
-        '{severity:7} {kind:15} {split:5} {file}: {detail}'.format(**problem) for problem in found
-    ]
-    counts = Counter(problem['kind'] for problem in found)
+def report(found: List[Dict], images: str, everything: bool) -> None:
+    """Print the problems and how many of each kind there are.
+
+    Args:
+        found: The problems, sorted by severity, kind and split, and file.
+        images: Says how many images were read.
+        everything: Whether to print all of them.
+    """
+    most, most_files = (len(found), len(found)) if everything else (5, 20)
+    lines = []
+    for start, group in groupby(found, '{severity:7} {kind:15} {split:5}'.format_map):
+        files = [list(part) for _, part in groupby(group, itemgetter('file'))]
+        for part in files[:most_files]:
+            lines += ['{} {file}: {detail}'.format(start, **problem) for problem in part[:most]]
+            if len(part) > most:
+                lines.append(f'{start} {part[0]["file"]}: and {len(part) - most} more (--all)')
+        rest = files[most_files:]
+        if rest:
+            more = f'{sum(map(len, rest))} more in {len(rest)} other files (--all)'
+            lines.append(f'{start} and {more}')
+    counts = Counter(problem['severity'] for problem in found)
     for severity in SEVERITIES:
-        kinds = [
-            f'{kind} {count}' for kind, count in counts.most_common() if KINDS[kind] == severity
-        ]
+        kinds = Counter(p['kind'] for p in found if p['severity'] == severity)
         if kinds:
-            lines.append(f'{severity}s: {", ".join(kinds)}')
-    lines.append(f'{images}, {len(found)} problems')
+            said = ', '.join(f'{kind} {count}' for kind, count in kinds.most_common())
+            lines.append(f'{severity}s: {said}')
+    ends = [f'{counts[s]} {s}{"s" * (counts[s] > 1)}' for s in reversed(SEVERITIES) if counts[s]]
+    total = f'{images}, {len(found)} problem{"s" * (len(found) != 1)}'
+    lines.append(f'{total}: {", ".join(ends)}' if ends else total)
     print_report('\n'.join(lines))
 
 

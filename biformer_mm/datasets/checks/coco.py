@@ -6,7 +6,8 @@ import os.path as osp
 from collections import Counter
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
-from .coco_objects import check_object
+from .coco_objects import LEFT_OUT, check_object
+from .coco_rules import coco_rules
 from .items import Item
 from .problems import Problem
 
@@ -17,9 +18,19 @@ _FIELDS = dict(
     categories=('id', 'name'),
 )
 
+# By kind of problem of a whole file: those of single objects that follow from it.
+_IMPLIED = {
+    'convention': ('box-over-edge', 'box-outside', 'box-empty'),
+    'no-area': ('area',),
+    'frame-numbers': ('unknown-image',),
+    'unlisted-images': ('unknown-image',),
+}
+
 
 def read_coco(dataset: Any, with_masks: bool) -> Tuple[List[Item], List[Problem]]:
     """List the items of a ``CocoDataset`` and the problems of its annotations.
+
+    Problems of single objects that follow from one of the whole file are left out.
 
     Args:
         dataset: The data set, built lazily.
@@ -35,9 +46,16 @@ def read_coco(dataset: Any, with_masks: bool) -> Tuple[List[Item], List[Problem]
     if problems:  # nothing can be looked up safely
         return [], problems
     images = {image['id']: image for image in content['images']}
+    classes = dataset.metainfo['classes']
+    problems += coco_rules(path, content, classes, getattr(dataset, 'test_mode', False))
+    implied = {kind for problem in problems for kind in _IMPLIED.get(problem.kind, ())}
     problems += _check_ids(path, content)
-    problems += _check_classes(path, content, dataset.metainfo['classes'])
-    problems += _check_annotations(path, content, images, with_masks)
+    problems += _check_classes(path, content, classes)
+    problems += (
+        problem
+        for problem in _check_annotations(path, content, images, with_masks)
+        if problem.kind not in implied
+    )
     return [
         Item(
             osp.join(dataset.data_prefix['img'], image['file_name']),
@@ -182,8 +200,12 @@ def _check_annotations(
             )
         area = annotation['area']
         if not 0 < area < math.inf:
-            # mmdet's condition, which values that are not finite pass.
-            outcome = 'is left out' if area <= 0 else 'is trained on, makes mAP wrong'
+            if area == 0:
+                outcome = LEFT_OUT
+            elif area < 0:  # pycocotools ignores it
+                outcome = 'is left out of training and evaluation'
+            else:  # passes mmdet's condition
+                outcome = 'is trained on, makes mAP wrong'
             yield Problem('area', path, f'{said}: area {area}, {outcome}')
         for kind, detail in check_object(annotation, image['width'], image['height'], with_masks):
             yield Problem(kind, path, f'{said}: {detail}')

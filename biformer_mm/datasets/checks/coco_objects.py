@@ -7,6 +7,8 @@ _TOLERANCE = 1
 # Pixels. pycocotools walks along every polygon, so that a coordinate that is
 # not a number, or far off, takes all memory.
 FARTHEST = 10**6
+# mmdet drops the object, pycocotools does not.
+LEFT_OUT = 'is left out of training and counts as missed in evaluation'
 
 
 def check_object(
@@ -34,9 +36,9 @@ def _check_box(box: Any, width: int, height: int) -> Iterator[Tuple[str, str]]:
         return
     x, y, w, h = box
     if w < 1 or h < 1:  # mmdet's limit
-        yield 'box-empty', f'bbox {box} is below 1 pixel, is left out'
+        yield 'box-empty', f'bbox {box} is below 1 pixel, {LEFT_OUT}'
     elif min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
-        yield 'box-outside', (f'bbox {box} is outside the image of {width} x {height}, is left out')
+        yield ('box-outside', f'bbox {box} is outside the image of {width} x {height}, {LEFT_OUT}')
     elif min(x, y) < -_TOLERANCE or x + w > width + _TOLERANCE or y + h > height + _TOLERANCE:
         yield 'box-over-edge', (f'bbox {box} goes over the edge of the image of {width} x {height}')
 

@@ -1,5 +1,6 @@
 """Name the file when data cannot be loaded or must not be trained on."""
 
+import traceback
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Callable, Dict, FrozenSet, Iterator, Optional, Set
@@ -29,24 +30,49 @@ class DataError(UsageError):
 
 
 @contextmanager
-def naming_sources(dataloader: Any) -> Iterator[None]:
-    """Name a config's files if building its data set fails.
+def naming_sources(dataloader: Any, name: str = 'the dataloader') -> Iterator[None]:
+    """Name what is to blame if building a loader fails: its data or its options.
 
     Args:
         dataloader: A loader's config. Anything else is a loader already, whose
             errors pass through.
+        name: The config's key of the loader.
 
     Raises:
-        DataError: Building fails.
+        DataError: The data set cannot be built.
+        UsageError: What samples, collates or loads cannot be built.
     """
     try:
         yield
     except Exception as error:
         if not isinstance(dataloader, dict):
             raise
-        raise DataError(
-            f'{_sources(dataloader["dataset"])}: loading failed: {describe(error)}; {_CURE}'
+        option = _failed_option(error)
+        if option is None:
+            raise DataError(
+                f'{_sources(dataloader.get("dataset"))}: loading failed: {describe(error)}; {_CURE}'
+            ) from error
+        raise UsageError(
+            f'{name}{option} must be one that can be built ({describe(error)}); correct it'
         ) from error
+
+
+def _failed_option(error: BaseException) -> Optional[str]:
+    """Return '.sampler' or the like, '' for another option, or None if the data set failed.
+
+    MMEngine builds one after the other: the first variable that is missing tells.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    done = [f.f_locals for f in frames if f.f_code.co_name == 'build_dataloader'][-1:]
+    if not done or 'num_batch_per_epoch' not in done[0]:  # which follows the data set
+        return None
+    options = dict(
+        sampler='.sampler',
+        batch_sampler='.batch_sampler',
+        init_fn='.worker_init_fn',
+        collate_fn='.collate_fn',
+    )
+    return next((option for name, option in options.items() if name not in done[0]), '')
 
 
 def _sources(dataset: Any) -> str:

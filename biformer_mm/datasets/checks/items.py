@@ -1,11 +1,13 @@
 """Check one image and its segmentation map."""
 
-from typing import FrozenSet, List, NamedTuple, Optional, Tuple
+from typing import Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from .pictures import Loading, Picture, describe, read_picture
 from .problems import Problem
+
+_JPEG = b'\xff\xd8\xff'
 
 
 class Item(NamedTuple):
@@ -32,27 +34,37 @@ class Rules(NamedTuple):
         seg_map: How it decodes segmentation maps.
         labels: The values that a segmentation map may hold.
         unlabelled: Those of them that belong to no class.
+        channels: How many channels an image may have; empty if any.
     """
 
     image: Loading
     seg_map: Optional[Loading] = None
     labels: FrozenSet[int] = frozenset()
     unlabelled: FrozenSet[int] = frozenset()
+    channels: FrozenSet[int] = frozenset()
 
 
 def check_item(rules: Rules, item: Item) -> List[Problem]:
     """Return all problems of an item."""
+    return read_item(rules, item)[0]
+
+
+def read_item(rules: Rules, item: Item) -> Tuple[List[Problem], Dict[int, int]]:
+    """Return all problems of an item, and the pixels of each value of its map."""
     picture = read_picture(item.image, rules.image)
     problems = list(picture.problems)
     size = None
     if picture.pixels is not None:
-        problems += describe(item.image, picture)
+        annotated = item.size is not None or item.seg_map is not None
+        problems += describe(item.image, picture, rules.image, rules.channels, annotated)
         size = picture.size
         if item.size is not None and item.size != size:
             problems.append(Problem('size', item.image, _size_differs(item.size, picture)))
+    values: Dict[int, int] = {}
     if item.seg_map is not None:
-        problems += _check_map(item.seg_map, size, rules)
-    return problems
+        wrong, values = _check_map(item.seg_map, size, rules)
+        problems += wrong
+    return problems, values
 
 
 def _size_differs(said: Tuple[int, int], picture: Picture) -> str:
@@ -60,16 +72,18 @@ def _size_differs(said: Tuple[int, int], picture: Picture) -> str:
         f'{picture.size[0]} x {picture.size[1]} pixels, {said[0]} x {said[1]} by its annotations'
     )
     if said == picture.size[::-1]:
-        detail += ': loading turns the image, the annotations do not'
+        detail += ': width and height are exchanged'
     return detail
 
 
-def _check_map(path: str, size: Optional[Tuple[int, int]], rules: Rules) -> List[Problem]:
-    """Return the problems of the segmentation map of an image of ``size``."""
+def _check_map(
+    path: str, size: Optional[Tuple[int, int]], rules: Rules
+) -> Tuple[List[Problem], Dict[int, int]]:
+    """Return the problems of the map of an image of ``size``, and the pixels of each value."""
     seg_map = read_picture(path, rules.seg_map, missing='map-missing')
     problems = list(seg_map.problems)
     if seg_map.pixels is None:
-        return problems
+        return problems, {}
     if size is not None and seg_map.size != size:
         problems.append(
             Problem(
@@ -83,23 +97,44 @@ def _check_map(path: str, size: Optional[Tuple[int, int]], rules: Rules) -> List
         problems.append(
             Problem('map-channels', path, f'{pixels.shape[-1]} channels, not one of labels')
         )
-        return problems
-    values, counts = _count(pixels)
-    wrong = [(value, count) for value, count in zip(values, counts) if value not in rules.labels]
+        return problems, {}
+    if seg_map.data.startswith(_JPEG):  # whose values say nothing more
+        return [*problems, lossy(path)], {}
+    values = count_values(pixels)
+    wrong = [value for value in values if value not in rules.labels]
     if wrong:
-        shown = ', '.join(f'{value} ({count})' for value, count in wrong[:5])
+        shown = ', '.join(f'{value} ({values[value]})' for value in wrong[:5])
         more = f' and {len(wrong) - 5} others' if len(wrong) > 5 else ''
         problems.append(Problem('map-label', path, f'labels (pixels) of no class: {shown}{more}'))
     if rules.unlabelled.issuperset(values):
         problems.append(Problem('map-unlabelled', path, 'no pixel has a class'))
-    return problems
+    return problems, values
 
 
-def _count(pixels: np.ndarray) -> Tuple[List[int], List[int]]:
-    """Return the values of a map and how often each occurs."""
+def is_jpeg(path: str) -> bool:
+    """Return whether a file can be read and holds a JPEG, whatever its name says."""
+    try:
+        with open(path, 'rb') as file:
+            return file.read(len(_JPEG)) == _JPEG
+    except OSError:
+        return False
+
+
+def lossy(path: str) -> Problem:
+    """Return the problem of a segmentation map that is a JPEG."""
+    return Problem(
+        'map-lossy',
+        path,
+        'maps must be saved without loss, this one is a JPEG, which changes labels; '
+        'save the maps anew from their source, as PNG',
+    )
+
+
+def count_values(pixels: np.ndarray) -> Dict[int, int]:
+    """Return how many pixels of a map have each value."""
     if pixels.dtype in (np.uint8, np.uint16):  # without sorting: much faster
         counts = np.bincount(pixels.ravel())
         values = counts.nonzero()[0]
-        return values.tolist(), counts[values].tolist()
+        return dict(zip(values.tolist(), counts[values].tolist()))
     values, counts = np.unique(pixels, return_counts=True)
-    return values.tolist(), counts.tolist()
+    return dict(zip(values.tolist(), counts.tolist()))

@@ -137,13 +137,20 @@ def _paths(cfg: Dict, splits: Sequence[str]) -> Iterator[DataPath]:
                     yield DataPath(f'{option}.{key}', osp.join(root, path), split, kind)
         if not cfg.get(f'{split}_dataloader'):
             continue
-        evaluators = cfg.get(f'{split}_evaluator') or {}
-        if not isinstance(evaluators, (list, tuple)):
-            evaluators = [evaluators]
-        for evaluator in evaluators:
-            # The config may have an evaluator object in place of a dict.
-            if isinstance(evaluator, dict) and evaluator.get('ann_file'):
-                yield DataPath(f'{split}_evaluator.ann_file', evaluator['ann_file'], split, '')
+        for option, evaluator in evaluators_of(cfg, split):
+            if evaluator.get('ann_file'):
+                yield DataPath(f'{option}.ann_file', evaluator['ann_file'], split, '')
+
+
+def evaluators_of(cfg: Dict, split: str) -> Iterator[Tuple[str, Dict]]:
+    """Yield (config field, metric) of a split; those that are built already are left out."""
+    option, metrics = f'{split}_evaluator', cfg.get(f'{split}_evaluator') or {}
+    if isinstance(metrics, dict) and 'metrics' in metrics:  # of an Evaluator
+        option, metrics = f'{option}.metrics', metrics['metrics']
+    named = [(option, metrics)]
+    if isinstance(metrics, (list, tuple)):
+        named = [(f'{option}.{i}', metric) for i, metric in enumerate(metrics)]
+    return ((option, metric) for option, metric in named if isinstance(metric, dict) and metric)
 
 
 def leaves(option: str, dataset: Dict) -> Iterator[Tuple[str, Dict]]:

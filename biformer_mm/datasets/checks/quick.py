@@ -8,17 +8,20 @@ size.
 import json
 import os
 import os.path as osp
-from collections import defaultdict
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
+from collections import Counter, defaultdict
+from typing import Any, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 from mmengine.registry import init_default_scope
 
 from biformer_mm.datasets.checks.paths import SOURCES, find_missing, leaves
 from biformer_mm.utils.errors import explained
 
-from .classification import read_list
+from .classification import Tree, folder_rules, read_list, read_tree
+from .facts import facts_of
+from .folders import is_hidden, walk
 from .problems import Problem
-from .scanning import Found, build_lazily
+from .scanning import Found, build_lazily, compare
+from .segmentation import name_rules
 
 
 class Published(NamedTuple):
@@ -71,7 +74,7 @@ def count(cfg: Any, splits: Sequence[str]) -> Tuple[List[Found], int]:
         UsageError: A data set's type is unknown, its files are remote, or its
             arguments are wrong.
     """
-    found, gone = [], set()
+    found, facts, gone = [], [], set()
     for part in find_missing(cfg, splits):
         source = SOURCES.get(part.dataset_type)
         detail = f'is not there; get {source}' if source else 'is not there'
@@ -89,12 +92,15 @@ def count(cfg: Any, splits: Sequence[str]) -> Tuple[List[Found], int]:
             with explained(f'{option} must be a data set that can be read', 'correct it'):
                 dataset, kind = build_lazily(option, leaf)
                 problems, number = _COUNTERS[kind](dataset)
+                problems += _split_rules(dataset, kind, split != 'train')
+                facts.append(facts_of(option, dataset))
             pictures += number
             found += [
                 Found(split, problem)
                 for problem in problems
                 if osp.normpath(problem.file) not in gone
             ]
+    found += compare(facts)
     # Wrappers may name a data set twice, and evaluators repeat its list.
     once = {}
     for split, problem in found:
@@ -202,7 +208,7 @@ def _count_segmentation(dataset: Any) -> Tuple[List[Problem], int]:
     else:
         stems = {
             name[: -len(dataset.img_suffix)]
-            for name in _walk(folder)
+            for name in walk(folder)
             if name.endswith(dataset.img_suffix)
         }
         number = len(stems)
@@ -230,21 +236,6 @@ def _more(folder: str, names: Set[str], what: str) -> Iterator[Problem]:
         )
 
 
-def _walk(folder: str, below: str = '') -> Iterator[str]:
-    """Yield the files below a folder, relative to it."""
-    try:
-        entries = os.scandir(osp.join(folder, below))
-    except OSError:
-        return
-    with entries:
-        for entry in entries:
-            name = f'{below}/{entry.name}' if below else entry.name
-            if entry.is_dir():
-                yield from _walk(folder, name)
-            elif not entry.name.startswith('.'):  # as the frameworks do it
-                yield name
-
-
 # ImageNet's layout
 
 
@@ -266,79 +257,57 @@ def _count_classification(dataset: Any) -> Tuple[List[Problem], int]:
             )
         lacking, number = _compare(root, names, 'pictures')
         return problems + lacking, number
-    if not dataset.with_label:
-        number = sum(map(dataset.is_valid_file, _walk(root)))
-        return [] if number else [Problem('no-images', root, 'there is no image')], number
     if not osp.isdir(root):
         return [Problem('missing', root, 'is not there')], 0
-    counts, beside = _class_folders(dataset, root)
-    return list(_check_folders(dataset, counts, beside, published)), sum(counts.values())
+    tree = read_tree(dataset)
+    problems = list(_compare_folders(dataset, tree, published)) if dataset.with_label else []
+    if not tree.pictures and not problems:
+        problems.append(Problem('no-images', root, 'there is no image'))
+    return problems, len(tree.pictures)
 
 
-def _class_folders(dataset: Any, root: str) -> Tuple[Dict[str, int], Set[str]]:
-    """Count the pictures of each class folder, and list the files beside them."""
-    counts, beside = {}, set()
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                counts[entry.name] = sum(map(dataset.is_valid_file, _walk(root, entry.name)))
-            else:
-                beside.add(entry.name)
-    return counts, beside
-
-
-def _check_folders(
-    dataset: Any, counts: Dict[str, int], beside: Set[str], published: Published
-) -> Iterator[Problem]:
-    root = dataset.img_prefix
-    expected = published.folders or len(dataset.CLASSES or counts)
-    if len(counts) != expected:
-        detail = f'has {len(counts):,} of {expected:,} class folders'
+def _compare_folders(dataset: Any, tree: Tree, published: Published) -> Iterator[Problem]:
+    """Yield what differs from the published class folders, if the data set is a known one."""
+    root, number = dataset.img_prefix, len(tree.folders)
+    if not published.pictures or any(map(is_hidden, tree.folders)):
+        return
+    if number != published.folders:
+        detail = f'has {number:,} of {published.folders:,} class folders'
+        beside = _files(root)
         if beside:
             detail += (
                 f'; {len(beside):,} files lie beside them, such as '
                 f'{min(beside)}: unpack them, one folder a class'
             )
         yield Problem('count', root, detail)
-    others = _other_folders(root) - counts.keys()
-    if others:
-        yield Problem(
-            'missing',
-            root,
-            f'has no folder of these classes, though another split has: {_some(others)}',
-        )
-    small = {
-        f'{name} ({number:,})' for name, number in counts.items() if number < published.smallest
-    }
+    counts = Counter(name.split('/')[0] for name in tree.pictures)
+    small = [
+        f'{name} ({counts[name]:,})' for name in tree.folders if counts[name] < published.smallest
+    ]
     if small:
         yield Problem(
             'count',
             root,
             f'has {len(small):,} classes of fewer than '
             f'{published.smallest:,} pictures, the published least: '
-            f'{_some(small)}',
+            f'{", ".join(small[:3])}{", ..." if len(small) > 3 else ""}',
         )
-    total = sum(counts.values())
-    if published.pictures and total != published.pictures:
-        yield Problem('count', root, f'has {total:,} of {published.pictures:,} pictures')
-    empty = {name for name, number in counts.items() if not number}
-    if empty and not published.pictures:
-        yield Problem('empty-class', root, f'has no picture of the classes {_some(empty)}')
+    if len(tree.pictures) != published.pictures:
+        yield Problem(
+            'count', root, f'has {len(tree.pictures):,} of {published.pictures:,} pictures'
+        )
 
 
-def _some(names: Set[str]) -> str:
-    return ', '.join(sorted(names)[:3]) + (', ...' if len(names) > 3 else '')
-
-
-def _other_folders(root: str) -> Set[str]:
-    """Return the class folders of the other split."""
-    parent, name = osp.split(osp.normpath(root))
-    other = osp.join(parent, dict(train='val', val='train').get(name, name))
-    try:
-        with os.scandir(other) as entries:
-            return {entry.name for entry in entries if entry.is_dir()}
-    except OSError:
-        return set()
+def _split_rules(dataset: Any, kind: str, evaluated: bool) -> Iterator[Problem]:
+    """Yield what is wrong with a split as a whole, by the names of its files."""
+    if kind == 'BaseSegDataset':
+        yield from name_rules(dataset)
+    elif kind == 'CustomDataset':
+        known = _published(dataset, dataset.img_prefix).pictures
+        for problem in folder_rules(dataset, evaluated):
+            # The published numbers say more about classes.
+            if not known or problem.kind in ('hidden-folder', 'passed-over'):
+                yield problem
 
 
 _COUNTERS = dict(

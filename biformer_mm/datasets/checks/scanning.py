@@ -1,30 +1,47 @@
 """Read all files of a config's data sets and list their problems."""
 
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import cv2
 from mmengine.registry import DATASETS, init_default_scope
 
-from biformer_mm.datasets.checks.paths import leaves
+from biformer_mm.datasets.checks.paths import evaluators_of, leaves
 from biformer_mm.utils.config_types import bare_type_name, type_name
 from biformer_mm.utils.errors import UsageError, explained
 
+from .agreement import compare_splits
 from .classification import read_classification
 from .coco import read_coco
-from .items import Item, Rules, check_item
-from .pictures import Loading
+from .facts import SplitFacts, facts_of, known_base
+from .folders import is_hidden
+from .items import Item, Rules, read_item
+from .pictures import Loading, channels_taken, picture_loading
 from .problems import Problem
-from .segmentation import allowed_labels, ignored_labels, read_segmentation
+from .segmentation import allowed_labels, ignored_labels, read_segmentation, value_rules
 from .token_labels import LabelMaps, check_label_map, read_label_maps
 
-# Data sets whose way of loading is known, unless a subclass overrides one of the
-# methods below.
-_KNOWN = ('CocoDataset', 'BaseSegDataset', 'CustomDataset')
-_METHODS = ('load_data_list', 'parse_data_info', '_find_samples')
+# Problems of single files that follow from one of the whole split.
+_FOLLOWS = {
+    'convention': ('label', 'map-label', 'map-unlabelled'),
+    'only-one-class': ('map-unlabelled',),
+}
 
 # Images that can be read while a process starts.
 _WORTH_A_PROCESS = 200
@@ -37,14 +54,25 @@ class Found(NamedTuple):
     problem: Problem
 
 
+def _no_rule(values: Mapping[int, int]) -> Iterable[Problem]:
+    return ()
+
+
 class Job(NamedTuple):
-    """A data set to read: its files, how to read them, and the problems so far."""
+    """A data set to read: its files, how to read them, and the problems so far.
+
+    ``judge`` takes the number of pixels with each value of all segmentation maps,
+    and returns the problems of the whole split. ``facts`` are compared with those of
+    other splits.
+    """
 
     split: str
     rules: Rules
     items: List[Item]
     problems: List[Problem]
     label_maps: Optional[LabelMaps] = None
+    judge: Callable[[Mapping[int, int]], Iterable[Problem]] = _no_rule
+    facts: Optional[SplitFacts] = None
 
 
 def plan(cfg: Any, splits: Sequence[str]) -> Iterator[Job]:
@@ -73,10 +101,9 @@ def plan(cfg: Any, splits: Sequence[str]) -> Iterator[Job]:
 def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
     dataset, kind = build_lazily(option, leaf)
     pipeline = leaf.get('pipeline') or []
-    rules = Rules(_loading(pipeline, 'LoadImageFromFile', 'color', 'cv2'))
+    rules = Rules(picture_loading(pipeline), channels=channels_taken(cfg, pipeline))
     model = cfg.get('model') or {}
-    outputs = dict(_num_classes('model', model))
-    label_maps = None
+    label_maps, judge = None, _no_rule
     classes = dataset.metainfo.get('classes')
     if not classes and kind != 'CustomDataset':  # whose folders may name them
         raise UsageError(f'{option} must name its classes; set {option}.metainfo.classes')
@@ -84,29 +111,24 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
         with_masks = _step(pipeline, 'LoadAnnotations').get('with_mask', False)
         items, problems = read_coco(dataset, with_masks)
     elif kind == 'BaseSegDataset':
-        labels, unlabelled = allowed_labels(dataset, ignored_labels(dataset, model))
+        metrics = [metric for _, metric in evaluators_of(cfg, split)]
+        ignored = ignored_labels(dataset, model, metrics)
+        labels, unlabelled = allowed_labels(dataset, ignored)
         rules = rules._replace(
             seg_map=_loading(pipeline, 'LoadAnnotations', 'unchanged', 'pillow'),
             labels=labels,
             unlabelled=unlabelled,
         )
         items, problems = read_segmentation(dataset)
+        judge = partial(value_rules, dataset, ignored, maps=len(items))
     else:
-        items, problems = read_classification(dataset, min(outputs.values(), default=None))
+        outputs = (model.get('head') or {}).get('num_classes')
+        items, problems = read_classification(dataset, outputs, split != 'train')
         step = _step(pipeline, 'LoadTokenLabels')
         if step:
             label_maps = LabelMaps(**{k: v for k, v in step.items() if k in LabelMaps._fields})
             items, more = read_label_maps(label_maps, items)
             problems += more
-    for name, count in outputs.items():
-        if classes and count < len(classes):
-            problems.append(
-                Problem(
-                    'class-count',
-                    cfg.filename or option,
-                    f'{name}={count}, but {option} has {len(classes)} classes',
-                )
-            )
     if not items and not any(p.severity == 'error' for p in problems):
         problems.append(
             Problem(
@@ -115,7 +137,7 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
                 'there is no image',
             )
         )
-    return Job(split, rules, items, problems, label_maps)
+    return Job(split, rules, items, problems, label_maps, judge, facts_of(option, dataset))
 
 
 def build_lazily(option: str, leaf: Dict) -> Tuple[Any, str]:
@@ -143,20 +165,13 @@ def build_lazily(option: str, leaf: Dict) -> Tuple[Any, str]:
         raise UsageError(
             f'{option}: {type_name(leaf)} cannot be built: {error}; correct its arguments'
         ) from error
-    return dataset, _known_type(dataset, option)
-
-
-def _known_type(dataset: Any, option: str) -> str:
-    cls = type(dataset)
-    for base in cls.__mro__:
-        if base.__name__ in _KNOWN and all(
-            getattr(cls, method, None) is getattr(base, method, None) for method in _METHODS
-        ):
-            return base.__name__
-    raise UsageError(
-        f'{option} must be a {", ".join(_KNOWN)} or a subclass that loads as '
-        f'they do; got {cls.__name__}; leave its split out of splits'
-    )
+    kind = known_base(dataset)
+    if kind is None:
+        raise UsageError(
+            f'{option} must be a CocoDataset, BaseSegDataset, CustomDataset or a subclass that '
+            f'loads as they do; got {type(dataset).__name__}; leave its split out of splits'
+        )
+    return dataset, kind
 
 
 def _step(pipeline: Sequence[Dict], kind: str) -> Dict:
@@ -170,22 +185,6 @@ def _loading(pipeline: Sequence[Dict], kind: str, flag: str, backend: str) -> Lo
     """Return how a step decodes; ``flag`` and ``backend`` are its class's defaults."""
     step = _step(pipeline, kind)
     return Loading(step.get('color_type', flag), step.get('imdecode_backend', backend))
-
-
-def _num_classes(name: str, part: Any) -> Iterator:
-    """Yield (name, value) of each ``num_classes`` in a model's config.
-
-    Region proposal heads are skipped: they have one class.
-    """
-    if isinstance(part, dict):
-        for key, value in part.items():
-            if key == 'num_classes' and isinstance(value, int):
-                yield f'{name}.{key}', value
-            elif key != 'rpn_head':
-                yield from _num_classes(f'{name}.{key}', value)
-    elif isinstance(part, (list, tuple)):
-        for i, value in enumerate(part):
-            yield from _num_classes(f'{name}.{i}', value)
 
 
 def scan(
@@ -224,19 +223,44 @@ def _scan(
     jobs: Sequence[Job], map_items: Callable, progress: Callable[[], None]
 ) -> Iterator[Found]:
     for job in jobs:
-        for problem in job.problems:
-            yield Found(job.split, problem)
-        for problems in map_items(partial(_check_one, job.rules, job.label_maps), job.items):
-            for problem in problems:
-                yield Found(job.split, problem)
+        problems, values = list(job.problems), Counter()
+        for found, counts in map_items(partial(_check_one, job.rules, job.label_maps), job.items):
+            problems += found
+            values.update(counts)
             progress()
+        problems += job.judge(values)
+        follow = {kind for problem in problems for kind in _FOLLOWS.get(problem.kind, ())}
+        for problem in problems:
+            if problem.kind not in follow:
+                yield Found(job.split, problem)
+    yield from compare([job.facts for job in jobs if job.facts])
 
 
-def _check_one(rules: Rules, label_maps: Optional[LabelMaps], item: Item) -> List[Problem]:
-    problems = check_item(rules, item)
+def compare(facts: Sequence[SplitFacts]) -> Iterator[Found]:
+    """Yield where splits give other labels than the first data set of the training.
+
+    Hidden folders, which are problems of their own, are left out.
+    """
+    facts = [
+        fact._replace(numbering=tuple(name for name in fact.numbering if not is_hidden(name)))
+        if fact.numbered_by == 'folders'
+        else fact
+        for fact in facts
+    ]
+    for split in ('train', 'val', 'test'):
+        own = [fact for fact in facts if fact.option.startswith(split)]
+        first = [fact for fact in facts if fact.option.startswith('train')][:1]
+        for problem in compare_splits(own if split == 'train' else first + own):
+            yield Found(split, problem)
+
+
+def _check_one(
+    rules: Rules, label_maps: Optional[LabelMaps], item: Item
+) -> Tuple[List[Problem], Mapping[int, int]]:
+    problems, values = read_item(rules, item)
     if item.label_map is not None:
         problems += check_label_map(label_maps, item.label_map)
-    return problems
+    return problems, values
 
 
 def _one_thread() -> None:

@@ -3,24 +3,28 @@
 import errno
 import logging
 from contextlib import contextmanager
-from typing import Any, Iterator, Optional, Type
+from typing import Any, Collection, Iterator, Optional, Type
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from biformer_mm.datasets.checks.guard import guard_data, naming_sources
+from biformer_mm.datasets.checks.facts import seeing_annotations
+from biformer_mm.datasets.checks.guard import DataError, guard_data, naming_sources
 from biformer_mm.utils.errors import UsageError, explained
 
 from ..hooks.preemption_hook import protect_workers
 from ..hooks.whole_checkpoint_hook import find_whole_checkpoint
+from .run_rules import RunRules
 from .schedule import PlannedSchedule
 from .traces import Traces
+from .unused_parameters import naming_unused_parameters
 
 _FULL = (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC))
 _STARTS = ('before_train', 'before_val', 'before_test')
+_ENDS = dict(after_val_epoch='val', after_test_epoch='test')
 
 
 class GuardedRun:
@@ -30,21 +34,31 @@ class GuardedRun:
       run of one process leaves nothing on disk.
     - Data sets name the file that they fail on. Data workers ignore the
       signals that end a run.
+    - Data sets, evaluators and checkpoints that do not fit each other are
+      refused, but for what ``allowed`` names.
     - Tests refuse weights that do not fit the model.
     - A resumed run follows the schedule of its config.
     - A training whose disk is full ends with a one-line error.
 
     Put it before the runner in the base classes.
+
+    Attributes:
+        allowed: Rules about data that only warn, of
+            :data:`biformer_mm.datasets.checks.KINDS`.
     """
+
+    allowed: Collection[str] = ()
 
     def __init__(self, *args: Any, cfg: Config, **kwargs: Any) -> None:
         self._traces = Traces(cfg)
         self._started = self._tests = False
-        self._saved_schedulers: Any = None
+        self._checkpoint: dict = {}
+        self._split = ''
         self._name = cfg.filename
         self._alone = cfg.get('launcher', 'none') == 'none'
         with self.setting_up():
             super().__init__(*args, cfg=cfg, **kwargs)
+        self._rules = RunRules(self.cfg, self.allowed, self.logger)
 
     @contextmanager
     def setting_up(self) -> Iterator[None]:
@@ -69,9 +83,10 @@ class GuardedRun:
         """Train as MMEngine does.
 
         Raises:
-            UsageError: The run cannot be set up, or the disk is full.
+            UsageError: The run cannot be set up, the disk is full, or a
+                distributed run leaves parameters unused.
         """
-        with self.setting_up(), self._naming_full_disk():
+        with self.setting_up(), self._naming_full_disk(), naming_unused_parameters(self.model):
             return super().train()
 
     def test(self) -> dict:
@@ -85,18 +100,48 @@ class GuardedRun:
             return super().test()
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
-        """Call all hooks, and note the start of the run and the loaded schedule."""
+        """Call all hooks, and note the start of the run and the loaded checkpoint."""
         if fn_name in _STARTS:
             self._started = True
         elif fn_name == 'after_load_checkpoint':
-            self._saved_schedulers = kwargs['checkpoint'].get('param_schedulers')
+            self._checkpoint = {
+                key: kwargs['checkpoint'].get(key) for key in ('meta', 'param_schedulers')
+            }
         super().call_hook(fn_name, **kwargs)
+        if fn_name in _ENDS:
+            self._rules.check_metrics(self, _ENDS[fn_name], kwargs['metrics'])
+
+    def build_train_loop(self, loop: Any) -> BaseLoop:
+        """Build the loop, and know that its loader is of the training."""
+        self._split = 'train'
+        return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: Any) -> BaseLoop:
+        """Build the loop, and know that its loader is of the validation."""
+        self._split = 'val'
+        return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: Any) -> BaseLoop:
+        """Build the loop, and know that its loader is of the test."""
+        self._split = 'test'
+        return super().build_test_loop(loop)
 
     def build_dataloader(self, dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
-        """Build a loader that names its files and whose workers ignore signals."""
-        with naming_sources(dataloader):
-            loader = super().build_dataloader(dataloader, *args, **kwargs)
+        """Build a loader that names its files and whose workers ignore signals.
+
+        Raises:
+            UsageError: A rule about data is broken.
+        """
+        annotations: dict = {}
+        name = f'{self._split}_dataloader'
+        try:
+            with naming_sources(dataloader, name), seeing_annotations(annotations.__setitem__):
+                loader = super().build_dataloader(dataloader, *args, **kwargs)
+        except DataError:
+            self._rules.check_folders(self._split, dataloader)  # may know the cause
+            raise
         guard_data(loader.dataset, self.cfg)
+        self._rules.check_dataset(self._split, loader.dataset, annotations)
         protect_workers(loader)
         return loader
 
@@ -113,12 +158,17 @@ class GuardedRun:
             'give another one, or change the config',
         ):
             super().load_or_resume()
+        # Weights to start from may be of other classes.
+        goes_on = self._tests or self._resume
+        self._rules.check_run(self, self._checkpoint.get('meta') if goes_on else None)
+        if not self._tests:
+            self._rules.check_frozen(self)
         if not self._resume or not self._has_loaded:
             return
         loop = self.train_loop
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
         line = planned.follow(
-            self._saved_schedulers,
+            self._checkpoint['param_schedulers'],
             self.iter,
             self.epoch,
             len(loop.dataloader) if by_epoch else None,
@@ -185,12 +235,15 @@ def _raise(record: Any) -> None:
     raise
 
 
-def guarded(kind: Any, scope: Optional[str] = None) -> Type[GuardedRun]:
+def guarded(
+    kind: Any, scope: Optional[str] = None, allowed: Collection[str] = ()
+) -> Type[GuardedRun]:
     """Return a runner class with :class:`GuardedRun` mixed in.
 
     Args:
         kind: A config's ``runner_type``: a name or a class.
         scope: The config's ``default_scope``.
+        allowed: See :class:`GuardedRun`.
 
     Raises:
         ValueError: There is no runner of that name.
@@ -199,4 +252,4 @@ def guarded(kind: Any, scope: Optional[str] = None) -> Type[GuardedRun]:
         base = registry.get(kind) if isinstance(kind, str) else kind
     if base is None:
         raise ValueError(f'{kind} is not the name of a runner')
-    return type(f'Guarded{base.__name__}', (GuardedRun, base), {})
+    return type(f'Guarded{base.__name__}', (GuardedRun, base), dict(allowed=allowed))

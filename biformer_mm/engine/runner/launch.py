@@ -4,7 +4,7 @@ import argparse
 import os.path as osp
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, Optional
+from typing import Collection, Dict, Iterator, List, Optional, Sequence
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -12,11 +12,14 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from biformer_mm.datasets.checks.problems import enforce
+from biformer_mm.engine.config_rules import check_config
+from biformer_mm.engine.config_rules.tta import check_tta
 from biformer_mm.engine.runner import distributed
 from biformer_mm.utils.config_types import bare_type_name, type_name
 from biformer_mm.utils.errors import UsageError, explained
 
-from ...utils.cli import add_cfg_options, check_writable, read_config
+from ...utils.cli import add_allow, add_cfg_options, check_writable, read_config
 from ..hooks.whole_checkpoint_hook import find_whole_checkpoint, is_whole
 from .guarded_runner import guarded
 
@@ -26,6 +29,7 @@ _RESUMABLE = dict(EpochBasedTrainLoop='ResumableEpochLoop', IterBasedTrainLoop='
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that train and test share with mmdet's tools."""
     parser.add_argument('--work-dir', help='where logs and results go')
+    add_allow(parser)
     add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
@@ -50,9 +54,22 @@ def load_config(args: argparse.Namespace) -> Config:
     elif not cfg.get('work_dir'):
         cfg.work_dir = osp.join('work_dirs', Path(args.config).stem)
     check_writable('--work-dir', cfg.work_dir, folder=True)
+    allow_no_workers(cfg)
     if cfg.get('default_scope') == 'mmpretrain':
         _set_loader_defaults(cfg)
     return cfg
+
+
+def allow_no_workers(cfg: Config) -> None:
+    """Drop the options that need workers from the loaders that have none.
+
+    PyTorch refuses them, and they are often inherited.
+    """
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is not None and not loader.get('num_workers'):
+            loader.pop('persistent_workers', None)
+            loader.pop('prefetch_factor', None)
 
 
 def _set_loader_defaults(cfg: Config) -> None:
@@ -109,7 +126,7 @@ def survive_interruptions(cfg: Config) -> None:
 
     Checkpoints are written atomically, also on the signals that end a run;
     random numbers resume; losses that are not finite never reach the weights;
-    processes that hang are ended.
+    losses that teach nothing are named; processes that hang are ended.
 
     Args:
         cfg: Config to change; MMEngine's CheckpointHook and training loops
@@ -127,7 +144,13 @@ def survive_interruptions(cfg: Config) -> None:
         *hooks,
         *(
             dict(type=name)
-            for name in ('ResumableSeedHook', 'NonFiniteLossHook', 'PreemptionHook', 'HangHook')
+            for name in (
+                'ResumableSeedHook',
+                'NonFiniteLossHook',
+                'GradientCheckHook',
+                'PreemptionHook',
+                'HangHook',
+            )
             if name not in given
         ),
     ]
@@ -219,10 +242,36 @@ def batch_of_a_step(cfg: Config) -> Optional[int]:
     return batch * accumulated * sharded * distributed.world_size(cfg.launcher)
 
 
-def build_runner(cfg: Config) -> Runner:
+def refuse_config(cfg: Config, splits: Sequence[str], args: argparse.Namespace) -> List[str]:
+    """Refuse a config that contradicts itself.
+
+    Args:
+        cfg: The config.
+        splits: The splits that the run uses.
+        args: The command line, with ``--cfg-options``, ``--allow`` and maybe ``--tta``.
+
+    Returns:
+        Warnings, of one line each.
+
+    Raises:
+        UsageError: A rule is broken that ``--allow`` does not name.
+    """
+    warnings: List[str] = []
+    problems = list(check_config(cfg, splits, list(args.cfg_options)))
+    if getattr(args, 'tta', False):
+        problems += check_tta(cfg)
+    enforce(problems, args.allow, warnings.append)
+    return warnings
+
+
+def build_runner(cfg: Config, allowed: Collection[str] = ()) -> Runner:
     """Build a config's runner, with :class:`GuardedRun` before it.
 
     Without a GPU, distributed runs use gloo.
+
+    Args:
+        cfg: The config.
+        allowed: Rules about data that only warn.
 
     Raises:
         UsageError: The config is not one that can be run.
@@ -231,7 +280,7 @@ def build_runner(cfg: Config) -> Runner:
     if cfg.launcher != 'none' and get_device() == 'cpu':
         distributed.use_cpus(cfg)
     with explained(f'{cfg.filename} must be what a run can use', 'change it, or --cfg-options'):
-        kind = guarded(cfg.get('runner_type', 'Runner'), cfg.get('default_scope'))
+        kind = guarded(cfg.get('runner_type', 'Runner'), cfg.get('default_scope'), allowed)
         return kind.from_cfg(cfg)
 
 

@@ -9,7 +9,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
-from biformer_mm.utils.config_types import type_name
+from biformer_mm.utils.config_types import bare_type_name, type_name
 from biformer_mm.utils.errors import UsageError
 
 _TTA_MODELS = {
@@ -18,6 +18,7 @@ _TTA_MODELS = {
     ),
     'mmpretrain': dict(type='AverageClsScoreTTA'),
 }
+_AFTER_FLIPS = ('LoadAnnotations', 'Pad')
 
 
 def set_show_dir(cfg: Config, show_dir: str) -> None:
@@ -67,7 +68,7 @@ def set_tta(cfg: Config) -> None:
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     while 'dataset' in dataset:
         dataset = dataset.dataset
-    if 'tta_pipeline' not in cfg:
+    if cfg.get('tta_pipeline') is None:
         cfg.tta_pipeline = _flip_pipeline(dataset.pipeline)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
@@ -87,12 +88,19 @@ def _finds_masks(model: Any) -> bool:
 
 
 def _flip_pipeline(pipeline: list) -> list:
-    """Replace the packing at the end by packing with and without a flip."""
+    """Pack each image with and without a flip.
+
+    Images are flipped before annotations are loaded, because the truth must
+    not be flipped, and before padding, which is at the right and the bottom.
+    """
     *steps, pack = deepcopy(pipeline)
     if 'meta_keys' in pack:
         pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
+    names = [bare_type_name(step) for step in steps]
+    before = min([*(names.index(name) for name in _AFTER_FLIPS if name in names), len(steps)])
     flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
-    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    later = [[step] for step in (*steps[before:], pack)]
+    return [*steps[:before], dict(type='TestTimeAug', transforms=[flips, *later])]
 
 
 def dump_predictions(runner: Runner, path: str) -> None:

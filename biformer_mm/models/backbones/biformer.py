@@ -3,7 +3,7 @@
 Shapes: N batch, H x W map, C channels, S regions per side, k routed regions.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ..compiling import compile_each
 from ..layers import ROUTING, build_attention
 from ..layers.attention import PADDINGS, BiLevelRoutingAttention, FullAttention
 from ..layers.basic import MLP, DepthwiseConv, DropPath, LayerNorm, add_conv, add_norm, build_norm
-from ..mmengine_compat import BaseModule, register
+from ..mmengine_compat import BaseModule, print_log, register
 from .arch import ARCHS, STEMS, parse_arch, parse_num_regions, parse_outputs
 
 LN_EPS = 1e-6
@@ -78,11 +78,12 @@ class BiFormer(BaseModule):
         topks: Replaces the ``topks`` of ``arch``.
         padding: 'legacy' or 'masked'; see :class:`BiLevelRoutingAttention`.
         in_channels: Channels of the image.
-        out_indices: Stages whose maps are returned, 0 to 3.
+        out_indices: Stages whose maps are returned, 0 to 3. Stages after the last of these are
+            not built; a checkpoint may contain them.
         out_norm: 'LN' for a LayerNorm on each returned map (dense prediction), 'BN' for a batch
             norm on the last map (classification), or None.
         drop_path_rate: Stochastic-depth rate of the last block. It rises linearly from 0 over all
-            blocks.
+            blocks of ``arch``, whether built or not.
         norm_cfg: Norm layers of stem and downsampling, and of ``out_norm`` 'BN'. The type is 'BN'
             or 'SyncBN'.
         norm_eval: Use the running statistics of batch norms in training, too.
@@ -147,14 +148,17 @@ class BiFormer(BaseModule):
 
         self.in_channels = in_channels
         self.out_indices = out_indices
+        self._num_stages = num_stages
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
 
         make_stem, make_downsample = STEMS[arch['stem']]
+        last = out_indices[-1]
         self.stem = make_stem(in_channels, dims[0], norm_cfg)
         self.downsamples = nn.ModuleList(
-            make_downsample(before, after, norm_cfg) for before, after in zip(dims[:-1], dims[1:])
+            make_downsample(before, after, norm_cfg)
+            for before, after in zip(dims[:last], dims[1 : last + 1])
         )
 
         # On the CPU, because the values are needed even if the default device is 'meta'.
@@ -185,7 +189,7 @@ class BiFormer(BaseModule):
 
         self.stages = nn.ModuleList(
             nn.Sequential(*(make_block(stage, index) for index in range(depth)))
-            for stage, depth in enumerate(depths)
+            for stage, depth in enumerate(depths[: last + 1])
         )
 
         self.out_norms = nn.ModuleDict()
@@ -213,6 +217,20 @@ class BiFormer(BaseModule):
         options = {k: v for k, v in self.init_cfg.items() if k != 'type'}
         load_pretrained(self, **options)
         self.is_init = True
+
+    def unbuilt_weights(self, names: Iterable[str], prefix: str = '') -> List[str]:
+        """Return the names of weights that belong to stages after the last output.
+
+        Args:
+            names: Names in a state dict.
+            prefix: What the names of this backbone's weights begin with, such as 'backbone.'.
+        """
+        parts = tuple(
+            f'{prefix}{part}.'
+            for i in range(len(self.stages), self._num_stages)
+            for part in (f'downsamples.{i - 1}', f'stages.{i}', f'out_norms.{i}')
+        )
+        return [name for name in names if name.startswith(parts)]
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Compute the maps of the stages in ``out_indices``.
@@ -279,6 +297,26 @@ class BiFormer(BaseModule):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
+
+    def _load_from_state_dict(
+        self, state_dict: Dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Leave out the weights of stages that are not built, and log it in one line.
+
+        PyTorch and MMEngine call this with a copy of the state dict, before they load the children.
+        """
+        unbuilt = self.unbuilt_weights(state_dict, prefix)
+        for name in unbuilt:
+            del state_dict[name]
+        if unbuilt:
+            start = prefix.count('.') + 2
+            parts = sorted({'.'.join(name.split('.')[:start]) for name in unbuilt})
+            print_log(
+                f'BiFormer: left out {", ".join(parts)} ({len(unbuilt)} tensors); '
+                f'out_indices={self.out_indices} needs no later stages',
+                logger='current',
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _freeze(self) -> None:
         if self.frozen_stages < 0:

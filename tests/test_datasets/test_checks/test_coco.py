@@ -155,7 +155,7 @@ def test_images_of_one_id(copy):
     with annotations(path) as content:
         same_id('images')(content)
     # The second's objects have lost their image.
-    assert set(kinds(check_coco(path)[1])) == {'duplicate-image-id', 'unknown-image'}
+    assert set(kinds(check_coco(path)[1])) == {'duplicate-image-id', 'unlisted-images'}
 
 
 @pytest.mark.parametrize('text', ['', '{"images": [', 'PK\x03\x04', '[]'])

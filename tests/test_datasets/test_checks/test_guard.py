@@ -10,19 +10,16 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from tool_runner import ROOT
 
-from biformer_mm.datasets.checks.guard import DataError, GuardedPipeline
-from biformer_mm.engine.runner.guarded_runner import GuardedRun
+from biformer_mm.datasets.checks.guard import DataError, GuardedPipeline, guard_data, naming_sources
+from biformer_mm.utils.errors import UsageError
 
 
-class LoaderBuilder:
-    """The part of a runner that builds loaders."""
-
-    build_dataloader = staticmethod(Runner.build_dataloader)
-
-
-class FakeRunner(GuardedRun, LoaderBuilder):
-    def __init__(self, cfg):
-        self.cfg = cfg
+def build(cfg, **options):
+    """Build the data set of a training as a run does."""
+    with naming_sources(cfg.train_dataloader, 'train_dataloader'):
+        loader = Runner.build_dataloader(cfg.train_dataloader, **options)
+    guard_data(loader.dataset, cfg)
+    return loader.dataset
 
 
 @pytest.fixture
@@ -48,8 +45,7 @@ def test_wrapped_data_sets_are_guarded_and_load_as_before(cfg):
     cfg.train_dataloader.dataset = dict(
         type='ConcatDataset', datasets=[dict(type='RepeatDataset', times=2, dataset=dataset)]
     )
-    loader = FakeRunner(cfg).build_dataloader(cfg.train_dataloader)
-    leaf = loader.dataset.datasets[0].dataset
+    leaf = build(cfg).datasets[0].dataset
     assert isinstance(leaf.pipeline, GuardedPipeline)
     assert leaf.pipeline.transforms[0].__class__.__name__ == ('LoadImageFromFile')
     image = pickle.loads(pickle.dumps(leaf))[0]['inputs']
@@ -98,7 +94,7 @@ def test_a_key_is_checked_once_when_it_comes_up():
 def test_a_data_set_that_cannot_be_loaded_is_named(cfg, change, message):
     cfg.train_dataloader.dataset.update(change)
     with pytest.raises(DataError) as error:
-        FakeRunner(cfg).build_dataloader(cfg.train_dataloader)
+        build(cfg)
     assert message in str(error.value)
 
 
@@ -114,8 +110,48 @@ def test_a_data_set_that_cannot_be_loaded_is_named(cfg, change, message):
     ],
 )
 def test_samples_that_are_refused(cfg, change, message):
-    dataset = FakeRunner(cfg).build_dataloader(cfg.train_dataloader).dataset
+    dataset = build(cfg)
     with pytest.raises(DataError) as error:
         dataset.pipeline({**dataset.get_data_info(0), **change})
     assert '000000.jpg: ' in str(error.value)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(sampler=dict(type='NoSuch')), 'train_dataloader.sampler must be .*NoSuch'),
+        (dict(sampler=dict(type='DefaultSampler', shuffled=True)), '.sampler must be .*shuffled'),
+        (dict(batch_sampler=dict(type='AspectRatioBatchSampler', by=3)), '.batch_sampler .*by'),
+        (dict(worker_init_fn=3), '.worker_init_fn must be '),
+        (dict(collate_fn=3), '.collate_fn must be .*got 3'),
+        (dict(num_workers=-1), 'train_dataloader must be .*num_workers option'),
+        (dict(persistent_workers=True), 'train_dataloader must be .*persistent_workers option'),
+        (dict(prefetch_factor=2), 'train_dataloader must be .*prefetch_factor option'),
+        (dict(batch_size=0), 'train_dataloader must be .*batch_size should be'),
+        (dict(bach_size=3), "train_dataloader must be .*'bach_size'"),
+    ],
+)
+def test_options_of_a_loader_are_not_taken_for_data(cfg, change, message):
+    cfg.train_dataloader.update(change)
+    with pytest.raises(UsageError, match=message) as error:
+        build(cfg, seed=0)
+    assert not isinstance(error.value, DataError)
+    assert 'check_dataset' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(type='NoSuchDataset'), 'NoSuchDataset'),
+        (dict(no_such=3), 'no_such'),
+        (dict(pipeline=[dict(type='NoSuchStep')]), 'NoSuchStep'),
+        (dict(ann_file='nowhere.json'), 'nowhere.json in '),
+        (dict(type='RepeatDataset', times=2), 'RepeatDataset'),
+    ],
+)
+def test_data_sets_of_a_loader_are_not_taken_for_options(cfg, change, message):
+    cfg.train_dataloader.dataset.update(change)
+    with pytest.raises(DataError, match=message) as error:
+        build(cfg, seed=0)
+    assert 'loading failed: ' in str(error.value)

@@ -152,9 +152,8 @@ def test_an_absent_class_folder_is_named(root):
     (root / 'data/imagenet/val/n03').rmdir()
     assert check(IMAGENET)[0] == [
         'val count data/imagenet/val: has 2 of 3 class folders',
-        'val missing data/imagenet/val: has no folder of these classes, '
-        'though another split has: n03',
         'val count data/imagenet/val: has 2 of 3 pictures',
+        'val absent-class data/imagenet/val: has no folder of n03',
     ]
 
 
@@ -279,14 +278,30 @@ def test_own_class_folders(copy):
     for path in (root / 'val/star').iterdir():
         path.unlink()
     assert demo('biformer', root) == [
-        ('empty-class', f'{root}/val', 'has no picture of the classes star')
+        (
+            'absent-class',
+            f'{root}/val',
+            '1 of 4 classes do not occur: star; they count in no figure',
+        )
     ]
     (root / 'val/star').rmdir()
-    assert (
-        'missing',
-        f'{root}/val',
-        'has no folder of these classes, though another split has: star',
-    ) in demo('biformer', root)
+    ((kind, file, detail),) = demo('biformer', root)
+    assert (kind, file) == ('split-folders', f'{root}/val') and 'only there: star' in detail
+
+
+@pytest.mark.parametrize(
+    'task, layout, hidden',
+    [
+        ('biformer', 'imagenet', 'train/@eaDir/1.jpg'),
+        ('semantic_fpn_biformer', 'ade20k', 'images/training/.ipynb_checkpoints/1-checkpoint.jpg'),
+    ],
+)
+def test_hidden_folders_are_named(copy, task, layout, hidden):
+    root = copy(layout)
+    (root / hidden).parent.mkdir()
+    (root / hidden).touch()
+    found = [problem[:2] for problem in demo(task, root)]
+    assert ('hidden-folder', str((root / hidden).parent)) in found
 
 
 def test_pictures_are_not_opened(copy):

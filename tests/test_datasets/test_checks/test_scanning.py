@@ -1,10 +1,12 @@
 """From a config to the problems of its data sets."""
 
+import cv2
+import numpy as np
 import pytest
 from broken_data import IMAGES
 from data_checks import config, kinds, problems
 
-from biformer_mm.datasets.checks import plan, scanning
+from biformer_mm.datasets.checks import plan, scan, scanning
 from biformer_mm.utils.errors import UsageError
 
 
@@ -20,16 +22,29 @@ def test_healthy_data_has_no_problem(healthy, task, layout):
     assert [p for p in found if layout != 'imagenet'] == []
 
 
-def test_fewer_outputs_than_classes(healthy):
-    cfg = config('mask_rcnn_biformer', healthy['coco'])
-    cfg.model.roi_head.mask_head.num_classes = 3
-    assert {(p.kind, p.detail) for p in problems(cfg)} == {
-        (
-            'class-count',
-            f'model.roi_head.mask_head.num_classes=3, but {split}_dataloader.dataset has 4 classes',
-        )
-        for split in ('train', 'val')
-    }
+def class_folders(root, names):
+    """Put a picture into a new folder of each class."""
+    for name in names:
+        path = root / name / 'one.png'
+        path.parent.mkdir(parents=True)
+        cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (32, 32, 3)))
+
+
+def test_splits_with_other_class_folders(tmp_path):
+    class_folders(tmp_path / 'train', ['cat', 'dog', 'fox'])
+    class_folders(tmp_path / 'val', ['dog', 'fox'])
+    cfg = config('biformer', tmp_path)
+    (found,) = scan(list(plan(cfg, ['train', 'val'])), 1)
+    assert found.split == 'val' and found.problem[:2] == ('split-folders', f'{tmp_path}/val')
+    assert 'only there: cat' in found.problem.detail
+    assert problems(cfg, ['val']) == []
+
+
+def test_hidden_folder_is_the_only_cause_that_is_named(tmp_path):
+    class_folders(tmp_path / 'train', ['cat', 'dog'])
+    class_folders(tmp_path / 'val', ['.ipynb_checkpoints', 'cat', 'dog'])
+    (problem,) = problems(config('biformer', tmp_path, metainfo=dict(classes=('cat', 'dog'))))
+    assert problem[:2] == ('hidden-folder', f'{tmp_path}/val/.ipynb_checkpoints')
 
 
 def test_wrapped_data_sets_are_each_read_once(healthy):

@@ -92,7 +92,14 @@ def test_runs_survive_interruptions():
     )
     launch.survive_interruptions(cfg)
     assert cfg.default_hooks.checkpoint == dict(type='WholeCheckpointHook', interval=2)
-    names = ['EMAHook', 'ResumableSeedHook', 'NonFiniteLossHook', 'PreemptionHook', 'HangHook']
+    names = [
+        'EMAHook',
+        'ResumableSeedHook',
+        'NonFiniteLossHook',
+        'GradientCheckHook',
+        'PreemptionHook',
+        'HangHook',
+    ]
     assert [hook.type for hook in cfg.custom_hooks] == names
     own = dict(type='NonFiniteLossHook', max_skips=3)
     cfg = Config(dict(custom_hooks=[own]))
@@ -100,6 +107,7 @@ def test_runs_survive_interruptions():
     assert cfg.custom_hooks == [
         own,
         dict(type='ResumableSeedHook'),
+        dict(type='GradientCheckHook'),
         dict(type='PreemptionHook'),
         dict(type='HangHook'),
     ]
@@ -259,3 +267,18 @@ def test_loaders_of_mmpretrain_are_completed(config):
     assert cfg.val_dataloader.collate_fn.type == 'mine'
     assert not cfg.val_dataloader.persistent_workers  # which needs workers
     assert cfg.test_dataloader is None
+
+
+def test_options_that_need_workers_are_dropped_without_workers(config):
+    config.write_text(
+        'loader = dict(num_workers=2, persistent_workers=True, prefetch_factor=4)\n'
+        'train_dataloader = dict(loader)\n'
+        'val_dataloader = dict(loader)\n'
+        'test_dataloader = dict(persistent_workers=True)'
+    )
+    cfg = launch.load_config(parse(config, '--cfg-options', 'val_dataloader.num_workers=0'))
+    assert cfg.train_dataloader == dict(num_workers=2, persistent_workers=True, prefetch_factor=4)
+    assert cfg.val_dataloader == dict(num_workers=0)
+    assert cfg.test_dataloader == dict()  # PyTorch's default is none
+    for split in ('val', 'test'):
+        torch.utils.data.DataLoader(range(3), **cfg[f'{split}_dataloader'])

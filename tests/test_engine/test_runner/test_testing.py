@@ -70,6 +70,30 @@ def test_tta_flips_by_default():
     assert pack['meta_keys'] == ('img_id', 'flip', 'flip_direction')
 
 
+@pytest.mark.parametrize('first', ['LoadAnnotations', 'mmdet.Pad'])
+def test_tta_flips_before_annotations_and_padding(first):
+    cfg = tta_config('mmdet')
+    load, pack = pipeline()
+    steps = [load, dict(type='Resize'), dict(type=first), dict(type='Other'), pack]
+    cfg.test_dataloader.dataset.dataset.pipeline = steps
+    testing.set_tta(cfg)
+    *before, augment = cfg.test_dataloader.dataset.dataset.pipeline
+    assert before == steps[:2]
+    flips, *after = augment['transforms']
+    assert [flip['type'] for flip in flips] == ['RandomFlip'] * 2
+    assert [[step['type'] for step in steps] for steps in after] == [
+        [first],
+        ['Other'],
+        ['PackDetInputs'],
+    ]
+
+
+def test_tta_flips_where_the_config_leaves_out_its_pipeline():
+    cfg = tta_config('mmdet', tta_pipeline=None)
+    testing.set_tta(cfg)
+    assert cfg.test_dataloader.dataset.dataset.pipeline[-1]['type'] == 'TestTimeAug'
+
+
 def test_tta_of_the_config_comes_first():
     steps = [dict(type='Mine')]
     cfg = tta_config('mmseg', tta_model=dict(type='SegTTAModel'), tta_pipeline=steps)

@@ -198,6 +198,40 @@ def test_drop_path_rises_linearly_over_all_blocks():
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
+@pytest.mark.parametrize('out_indices', [(0,), (0, 1), (0, 1, 2)])
+@pytest.mark.parametrize('arch', [TINY_TEST_ARCH, PATCH_ARCH])
+def test_stages_after_the_last_output_are_not_built(arch, out_indices):
+    whole = build(arch=arch, drop_path_rate=0.4)
+    short = build(arch=arch, drop_path_rate=0.4, out_indices=out_indices)
+    count = len(out_indices)
+    assert (len(short.stages), len(short.downsamples)) == (count, count - 1)
+    short.load_state_dict(whole.state_dict(), strict=True)
+    x = torch.randn(4, 3, 64, 64)
+    for mode in (True, False):
+        found, expected = [], []
+        for model, outs in ((short, found), (whole, expected)):
+            torch.manual_seed(1)  # of stochastic depth
+            outs += model.train(mode)(x)
+        for out, right in zip(found, expected[:count]):
+            assert torch.equal(out, right)
+    rates = [b.drop_path.rate for stage in short.stages for b in stage]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3][: len(rates)])
+    sum(out.square().sum() for out in short.train()(x)).backward()
+    for name, param in short.named_parameters():
+        assert param.grad is not None, name
+
+
+def test_unbuilt_weights_are_of_stages_that_the_arch_has():
+    parts = ('stem.0', 'downsamples.1.0', 'stages.2.0', 'downsamples.2.0', 'stages.3.0.norm1')
+    names = [f'{part}.weight' for part in (*parts, 'stages.4.0.norm1', 'out_norms.3')]
+    assert build().unbuilt_weights(names) == []
+    short = build(out_indices=(0, 2))
+    assert short.unbuilt_weights(names) == [names[3], names[4], names[6]]
+    named = [f'backbone.{name}' for name in names]
+    assert short.unbuilt_weights(named, 'backbone.') == [named[3], named[4], named[6]]
+    assert short.unbuilt_weights(named) == []
+
+
 def test_drop_path_drops_samples_and_keeps_the_mean():
     from biformer_mm.models.layers.basic import DropPath
 

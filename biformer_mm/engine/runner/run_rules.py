@@ -1,0 +1,162 @@
+"""Refuse data sets, evaluators, checkpoints and weights that a run must not use."""
+
+from typing import Any, Collection, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+from biformer_mm.datasets.checks.agreement import (
+    compare_checkpoint,
+    compare_evaluator,
+    compare_splits,
+)
+from biformer_mm.datasets.checks.classification import folder_rules
+from biformer_mm.datasets.checks.coco import coco_rules
+from biformer_mm.datasets.checks.evaluators import repair
+from biformer_mm.datasets.checks.facts import SplitFacts, facts_of
+from biformer_mm.datasets.checks.paths import evaluators_of, leaves
+from biformer_mm.datasets.checks.problems import Problem, enforce
+from biformer_mm.datasets.checks.scanning import build_lazily
+from biformer_mm.datasets.checks.segmentation import map_rules
+from biformer_mm.engine.config_rules.limits import check_crowded
+from biformer_mm.utils.errors import UsageError
+
+from .evaluation import check_metrics, warn_of_absent_classes
+from .frozen import check_frozen
+
+
+class RunRules:
+    """What the data sets, evaluators, checkpoint and weights of a run must fulfil.
+
+    Args:
+        cfg: The run's config.
+        allowed: Kinds of problems that do not end it.
+        logger: Takes warnings.
+    """
+
+    def __init__(self, cfg: Dict, allowed: Collection[str], logger: MMLogger) -> None:
+        self.cfg, self.allowed, self.logger = cfg, allowed, logger
+        self.facts: List[SplitFacts] = []
+        self._unknown: Set[str] = set()  # splits with data sets of other types
+
+    def check_dataset(self, split: str, dataset: Any, annotations: Dict[str, Dict]) -> None:
+        """Check a data set that was built, and remember what others must agree with.
+
+        Args:
+            split: 'train', 'val' or 'test'.
+            dataset: The data set.
+            annotations: Contents of annotation files by their paths.
+
+        Raises:
+            UsageError: A rule is broken.
+        """
+        self._enforce(self._of_leaves(split, dataset, annotations))
+
+    def _of_leaves(self, split: str, dataset: Any, annotations: Dict) -> Iterator[Problem]:
+        evaluated = split != 'train'
+        for option, leaf in _leaves(f'{split}_dataloader.dataset', dataset):
+            content = annotations.get(getattr(leaf, 'ann_file', None))
+            facts = facts_of(option, leaf, content)
+            if facts is None:
+                self._unknown.add(split)
+                continue
+            self.facts.append(facts)
+            if facts.base == 'CustomDataset':
+                yield from folder_rules(leaf, evaluated, self._outputs())
+            elif facts.base == 'BaseSegDataset':
+                yield from map_rules(leaf, self.cfg.get('model') or {})
+            elif content is not None:
+                yield from coco_rules(leaf.ann_file, content, facts.classes, evaluated)
+                if evaluated:
+                    yield from check_crowded(leaf.ann_file, content, self.cfg)
+
+    def check_folders(self, split: str, dataloader: Dict) -> None:
+        """Check the class folders of data sets that could not be built.
+
+        Args:
+            split: 'train', 'val' or 'test'.
+            dataloader: The config of the loader.
+
+        Raises:
+            UsageError: A rule is broken.
+        """
+        for option, leaf in leaves(f'{split}_dataloader.dataset', dataloader['dataset']):
+            try:
+                dataset, base = build_lazily(option, leaf)
+            except UsageError:  # it is said already that it cannot be built
+                continue
+            if base == 'CustomDataset':
+                self._enforce(folder_rules(dataset, split != 'train', self._outputs()))
+
+    def check_run(self, runner: Runner, meta: Optional[Dict]) -> None:
+        """Compare data sets, evaluators and the checkpoint. Repair evaluators.
+
+        Args:
+            runner: Its loops are built.
+            meta: Of the checkpoint that a test or a resumed training has loaded.
+
+        Raises:
+            UsageError: A rule is broken.
+        """
+        self._enforce(compare_splits(self.facts))
+        for split in ('val', 'test'):
+            evaluator = getattr(getattr(runner, f'_{split}_loop'), 'evaluator', None)
+            given = list(evaluators_of(self.cfg, split))
+            # More metrics than the config has may have been added.
+            for (option, config), metric in zip(given, getattr(evaluator, 'metrics', [])):
+                self._check_metric(split, option, config, metric)
+        if meta:
+            self._enforce(
+                compare_checkpoint(self.facts, runner._load_from, meta.get('dataset_meta'))
+            )
+
+    def check_frozen(self, runner: Runner) -> None:
+        """Check that a training can change the model, and keeps no random weights.
+
+        Raises:
+            UsageError: All parameters are frozen.
+        """
+        self._enforce(check_frozen(runner.model, runner.optim_wrapper, runner._has_loaded))
+
+    def check_metrics(self, runner: Runner, split: str, results: Dict) -> None:
+        """Check that an evaluation has a figure; a validation only warns of it.
+
+        Raises:
+            UsageError: A test has none.
+        """
+        metrics = getattr(runner, f'_{split}_loop').evaluator.metrics
+        problems = check_metrics(f'{split}_evaluator', metrics, results)
+        early = ['no-metrics'] if split == 'val' else []  # epochs may detect nothing yet
+        enforce(problems, [*self.allowed, *early], self.logger.warning)
+
+    def _check_metric(self, split: str, option: str, config: Dict, metric: Any) -> None:
+        """Compare a metric with the data sets of its split, and repair it."""
+        facts = [fact for fact in self.facts if fact.option.startswith(split)]
+        image_ids = None
+        if split not in self._unknown:
+            problems = list(compare_evaluator(facts, option, metric, config.get('ann_file', '')))
+            self._enforce(problems)
+            if not problems:
+                image_ids = [i for fact in facts for i in fact.image_ids or ()]
+        for line in repair(metric, image_ids):
+            self.logger.info(f'{option}: {line}')
+        warn_of_absent_classes(metric, self.logger)
+
+    def _outputs(self) -> Optional[int]:
+        """Return the number of outputs of a classifier, if the model is one."""
+        return ((self.cfg.get('model') or {}).get('head') or {}).get('num_classes')
+
+    def _enforce(self, problems: Iterable[Problem]) -> None:
+        enforce(problems, self.allowed, self.logger.warning)
+
+
+def _leaves(option: str, dataset: Any) -> Iterator[Tuple[str, Any]]:
+    """Yield (config field, data set) of the data sets inside wrappers."""
+    parts = getattr(dataset, 'datasets', None)
+    if parts is not None:
+        for number, part in enumerate(parts):
+            yield from _leaves(f'{option}.datasets.{number}', part)
+    elif getattr(dataset, 'dataset', None) is not None:
+        yield from _leaves(f'{option}.dataset', dataset.dataset)
+    else:
+        yield option, dataset
