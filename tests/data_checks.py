@@ -42,5 +42,7 @@ def check_coco(path, with_masks=True):
         ann_file=str(path),
         data_prefix=dict(img='train'),
         metainfo=dict(classes=('circle', 'square', 'triangle', 'star')),
+        test_mode=False,
+        filter_cfg=None,
     )
-    return read_coco(dataset, with_masks)
+    return read_coco(dataset, [dict(type='LoadAnnotations', with_mask=with_masks)])

@@ -75,6 +75,7 @@ _DIVISORS = (
 _OPTIONS = {
     'in the call or in init_cfg': 'in init_cfg or --trust of the tools',
     'point elsewhere with': 'point elsewhere with --cfg-options',
+    'if this is meant, allow': 'if this is meant: --allow',
 }
 
 

@@ -63,6 +63,12 @@ def corners(root):
                 annotation['bbox'] = [x, y, x + w, y + h]
 
 
+def repeat_objects(root):
+    with annotations(root / 'annotations' / 'instances_train.json') as content:
+        twins = [dict(a, id=a['id'] + 1000) for a in content['annotations']]
+        content['annotations'] += twins
+
+
 def rename_folder(root):
     (root / 'val' / 'star').rename(root / 'val' / 'Star')
 
@@ -93,6 +99,7 @@ def leave_one_class(root):
 
 WRONG_DATA = [
     ('coco', corners, 'convention', 'fit as [x1, y1, x2, y2]'),
+    ('coco', repeat_objects, 'many-objects-twice', 'one detection cannot match both'),
     ('coco', reverse_categories, 'category-order', 'must have the order of'),
     ('imagenet', rename_folder, 'split-folders', 'Star and star look like one class'),
     ('imagenet', add_hidden_folder, 'hidden-folder', 'a hidden folder holds no class'),
@@ -118,6 +125,13 @@ WRONG_CONFIG = [
         'all-frozen',
         'all rates are 0',
     ),
+    (
+        'coco',
+        ['optim_wrapper.paramwise_cfg.custom_keys.bakbone.lr_mult=0.1'],
+        'custom-keys',
+        'custom_keys.bakbone: a key must be a part of the name of a parameter, and of none is; '
+        'did you mean backbone?',
+    ),
     ('imagenet', ['model.head.num_classes=3'], 'label', '4 class folders, but the model has 3'),
 ]
 
@@ -132,6 +146,17 @@ def test_training_refuses_wrong_configs_and_leaves_nothing(
     assert not (tmp_path / 'work_dir').exists()
 
 
+def test_what_is_doubtful_is_warned_of(run):
+    """Small objects, another size in the evaluation, and a file of the training there."""
+    options = ['train_dataloader.dataset.pipeline.2.scale=(16,16)']
+    options += ['val_dataloader.dataset.ann_file=annotations/instances_train.json']
+    options += ['val_dataloader.dataset.data_prefix.img=train/']
+    end, output = run('train.py', 'coco', options=options)
+    assert end.endswith('--allow evaluator-file')
+    for kind in ('small-after-resize', 'other-scale', 'same-data'):
+        assert f'({kind})' in output
+
+
 def test_no_workers_work_and_what_is_allowed_is_a_warning(run, tmp_path):
     end, output = run(
         'train.py',
@@ -143,6 +168,52 @@ def test_no_workers_work_and_what_is_allowed_is_a_warning(run, tmp_path):
     assert end is None
     assert 'Star and star look like one class' in output
     assert (tmp_path / 'work_dir' / 'epoch_1.pth').exists()
+
+
+SHORT = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'layout, regions', [('coco', 4), ('ade20k', 16), ('imagenet', 8)], ids=['det', 'seg', 'cls']
+)
+def test_a_test_warns_of_another_config_than_the_trained_one(layout, regions, run, tmp_path):
+    end, output = run('train.py', layout, options=SHORT)
+    assert end is None
+    path = tmp_path / 'work_dir' / 'epoch_1.pth'
+    _, output = run('test.py', layout, path, allow=['no-metrics'])
+    assert 'was trained with' not in output
+    changed = [f'model.backbone.num_regions={regions}', 'model.backbone.attn_backend=reference']
+    _, output = run('test.py', layout, path, options=changed, allow=['no-metrics'])
+    line = next(line for line in output.splitlines() if 'was trained with' in line)
+    assert f'{path}: was trained with model.backbone.num_regions=' in line
+    assert line.count('(here') == 1
+    assert f'(here {regions})' in line
+
+
+@pytest.mark.slow
+def test_a_resumed_training_needs_its_averages_and_follows_the_config(run, tmp_path):
+    averaged = [*SHORT, 'default_hooks.ema.type=EMAHook']
+    end, output = run('train.py', 'imagenet', options=averaged)
+    assert end is None
+    assert '% of what EMAHook evaluates and saves are still the weights of the start' in output
+    path = tmp_path / 'work_dir' / 'epoch_1.pth'
+    end, _ = run('train.py', 'imagenet', '--resume', path)
+    assert end.startswith(f'train.py: error: {path}: its weights are the averages of an EMAHook')
+    averaged.append('optim_wrapper.optimizer.weight_decay=0.25')
+    end, output = run('train.py', 'imagenet', '--resume', path, options=averaged)
+    assert end is None
+    assert "-> 0.25: the config's optimiser settings differ" in output
+
+
+def test_a_training_refuses_weights_of_which_none_fits(run, checkpoints, tmp_path):
+    weights = torch.load(checkpoints['cls'], weights_only=False)['state_dict']
+    bare = {name.partition('.')[2]: value for name, value in weights.items()}
+    torch.save(bare, tmp_path / 'bare.pth')
+    end, _ = run('train.py', 'imagenet', options=['load_from=bare.pth'])
+    assert end.startswith('train.py: error: bare.pth: a name and shape must fit the model')
+    assert "its names fit with 'backbone.' before them" in end
+    assert not (tmp_path / 'work_dir').exists()
 
 
 def test_an_evaluator_must_read_the_file_of_its_data_set(run, checkpoints, tmp_path):

@@ -6,6 +6,7 @@ import os.path as osp
 from collections import Counter
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
+from .coco_masks import contradicts, loads_masks
 from .coco_objects import LEFT_OUT, check_object
 from .coco_rules import coco_rules
 from .items import Item
@@ -20,21 +21,21 @@ _FIELDS = dict(
 
 # By kind of problem of a whole file: those of single objects that follow from it.
 _IMPLIED = {
-    'convention': ('box-over-edge', 'box-outside', 'box-empty'),
+    'convention': ('box-over-edge', 'box-outside', 'box-empty', 'mask-box'),
     'no-area': ('area',),
     'frame-numbers': ('unknown-image',),
     'unlisted-images': ('unknown-image',),
 }
 
 
-def read_coco(dataset: Any, with_masks: bool) -> Tuple[List[Item], List[Problem]]:
+def read_coco(dataset: Any, pipeline: Sequence[Dict]) -> Tuple[List[Item], List[Problem]]:
     """List the items of a ``CocoDataset`` and the problems of its annotations.
 
     Problems of single objects that follow from one of the whole file are left out.
 
     Args:
         dataset: The data set, built lazily.
-        with_masks: Whether its pipeline loads masks.
+        pipeline: Its steps.
     """
     path = dataset.ann_file
     try:
@@ -47,13 +48,13 @@ def read_coco(dataset: Any, with_masks: bool) -> Tuple[List[Item], List[Problem]
         return [], problems
     images = {image['id']: image for image in content['images']}
     classes = dataset.metainfo['classes']
-    problems += coco_rules(path, content, classes, getattr(dataset, 'test_mode', False))
+    problems += coco_rules(path, content, classes, dataset.test_mode, pipeline, dataset.filter_cfg)
     implied = {kind for problem in problems for kind in _IMPLIED.get(problem.kind, ())}
     problems += _check_ids(path, content)
     problems += _check_classes(path, content, classes)
     problems += (
         problem
-        for problem in _check_annotations(path, content, images, with_masks)
+        for problem in _check_annotations(path, content, images, loads_masks(pipeline))
         if problem.kind not in implied
     )
     return [
@@ -207,7 +208,11 @@ def _check_annotations(
             else:  # passes mmdet's condition
                 outcome = 'is trained on, makes mAP wrong'
             yield Problem('area', path, f'{said}: area {area}, {outcome}')
-        for kind, detail in check_object(annotation, image['width'], image['height'], with_masks):
+        size = image['width'], image['height']
+        found = list(check_object(annotation, *size, with_masks))
+        if with_masks and contradicts(annotation, *size, found):
+            found.append(('mask-box', f'its mask is not in its bbox {annotation["bbox"]}'))
+        for kind, detail in found:
             yield Problem(kind, path, f'{said}: {detail}')
     for value, image in images.items():
         if value not in used:

@@ -35,7 +35,7 @@ def check_boxes(path: str, annotations: Sequence[Dict], images: Dict) -> Iterato
         table = np.array(sizes, float).reshape(-1, 2)[rows]  # None becomes NaN
     except (TypeError, ValueError, OverflowError):  # no numbers; loading stops
         return
-    boxes = _as_array(raw)
+    boxes = as_array(raw)
     known = (np.abs(boxes) <= FARTHEST).all(1) & (table > 0).all(1) & (table <= FARTHEST).all(1)
     numbers = known.nonzero()[0]
     boxes, table = boxes[known], table[known]
@@ -78,7 +78,7 @@ def check_boxes(path: str, annotations: Sequence[Dict], images: Dict) -> Iterato
             )
 
 
-def _as_array(boxes: List) -> np.ndarray:
+def as_array(boxes: List) -> np.ndarray:
     """Return boxes as rows of four numbers; of NaN where a box is none."""
     try:
         table = np.array(boxes, float)

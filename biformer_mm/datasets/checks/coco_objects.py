@@ -68,7 +68,7 @@ def _check_mask(mask: Any, width: int, height: int) -> Iterator[Tuple[str, str]]
     elif mask.get('size') != [height, width]:
         yield 'mask-invalid', f"mask's size is {mask.get('size')}, not [{height}, {width}]"
     else:
-        wrong = _wrong_counts(mask.get('counts'), width * height)
+        wrong = _wrong_counts(mask.get('counts'), int(width * height))
         if wrong:
             yield 'mask-invalid', wrong
 

@@ -1,5 +1,6 @@
 """Check one image and its segmentation map."""
 
+from hashlib import blake2b
 from typing import Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -44,13 +45,27 @@ class Rules(NamedTuple):
     channels: FrozenSet[int] = frozenset()
 
 
+class Read(NamedTuple):
+    """What was found in the files of an item.
+
+    Attributes:
+        problems: All of them.
+        values: The number of pixels of each value of its segmentation map.
+        digest: Of the bytes of the image; none if it could not be read.
+    """
+
+    problems: List[Problem]
+    values: Dict[int, int]
+    digest: bytes
+
+
 def check_item(rules: Rules, item: Item) -> List[Problem]:
     """Return all problems of an item."""
-    return read_item(rules, item)[0]
+    return read_item(rules, item).problems
 
 
-def read_item(rules: Rules, item: Item) -> Tuple[List[Problem], Dict[int, int]]:
-    """Return all problems of an item, and the pixels of each value of its map."""
+def read_item(rules: Rules, item: Item) -> Read:
+    """Read and check the files of an item."""
     picture = read_picture(item.image, rules.image)
     problems = list(picture.problems)
     size = None
@@ -64,7 +79,8 @@ def read_item(rules: Rules, item: Item) -> Tuple[List[Problem], Dict[int, int]]:
     if item.seg_map is not None:
         wrong, values = _check_map(item.seg_map, size, rules)
         problems += wrong
-    return problems, values
+    digest = blake2b(picture.data, digest_size=16).digest() if picture.data else b''
+    return Read(problems, values, digest)
 
 
 def _size_differs(said: Tuple[int, int], picture: Picture) -> str:

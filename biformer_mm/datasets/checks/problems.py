@@ -34,6 +34,8 @@ KINDS = {
     'count': 'error',
     'hidden-folder': 'error',
     'passed-over': 'warning',
+    'in-two-splits': 'warning',
+    'many-in-two-splits': 'error',
     # annotations in COCO's format
     'json': 'error',
     'field': 'error',
@@ -50,6 +52,7 @@ KINDS = {
     'mask-missing': 'error',
     'mask-invalid': 'error',
     'polygon': 'error',
+    'mask-box': 'warning',
     'box-empty': 'warning',
     'box-outside': 'warning',
     'area': 'warning',
@@ -71,6 +74,11 @@ KINDS = {
     'unlisted-images': 'warning',
     'boxes-over-edge': 'warning',
     'resized-boxes': 'warning',
+    'object-twice': 'warning',
+    'many-objects-twice': 'error',
+    'filtered': 'warning',
+    'mostly-filtered': 'error',
+    'small-after-resize': 'warning',
     'ignored-in-training': 'note',
     # splits, evaluators and checkpoints that must agree
     'evaluator-file': 'error',
@@ -84,6 +92,7 @@ KINDS = {
     'map-channels': 'error',
     'map-lossy': 'error',
     'map-label': 'error',
+    'mostly-unlabelled': 'warning',
     'map-unlabelled': 'note',
     'map-unused': 'note',
     # classification
@@ -113,15 +122,24 @@ KINDS = {
     'test-mode': 'error',
     'evaluated-part': 'error',
     'spare-outputs': 'warning',
+    'same-data': 'warning',
+    'other-scale': 'warning',
     'not-shuffled': 'warning',
     'schedule': 'warning',
     'evaluation-skipped': 'warning',
     # training and evaluation
     'all-frozen': 'error',
+    'custom-keys': 'error',
+    'nothing-loaded': 'error',
+    'ema': 'error',
     'no-metrics': 'error',
     'tta-sigmoid': 'error',
     'tta-truth': 'error',
     'frozen-random': 'warning',
+    'unused-custom-keys': 'warning',
+    'partly-loaded': 'warning',
+    'slow-ema': 'warning',
+    'other-config': 'warning',
     'score-threshold': 'warning',
     'crowded': 'warning',
     'tta-scale': 'warning',
@@ -133,7 +151,7 @@ class Problem(NamedTuple):
 
     Attributes:
         kind: One of :data:`KINDS`.
-        file: The file or folder, or the field as ``--cfg-options`` takes it.
+        file: The file or folder, or the field of the config, with dots between its keys.
         detail: The rule, the value and the cure.
     """
 
@@ -176,4 +194,4 @@ def enforce(
             f'; and {len(errors) - len(shown)} more, which tools/misc/check_dataset.py CONFIG lists'
         )
     kinds = ' '.join(dict.fromkeys(kind for kind, _ in errors))
-    raise UsageError(f'{text}; if this is meant: --allow {kinds}')
+    raise UsageError(f'{text}; if this is meant, allow {kinds}')

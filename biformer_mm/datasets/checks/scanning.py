@@ -29,12 +29,14 @@ from biformer_mm.utils.errors import UsageError, explained
 from .agreement import compare_splits
 from .classification import read_classification
 from .coco import read_coco
+from .copies import check_copies
 from .facts import SplitFacts, facts_of, known_base
 from .folders import is_hidden
-from .items import Item, Rules, read_item
+from .items import Item, Read, Rules, read_item
 from .pictures import Loading, channels_taken, picture_loading
 from .problems import Problem
 from .segmentation import allowed_labels, ignored_labels, read_segmentation, value_rules
+from .sparse_maps import check_sparse
 from .token_labels import LabelMaps, check_label_map, read_label_maps
 
 # Problems of single files that follow from one of the whole split.
@@ -54,7 +56,7 @@ class Found(NamedTuple):
     problem: Problem
 
 
-def _no_rule(values: Mapping[int, int]) -> Iterable[Problem]:
+def _no_rule(found: Any) -> Iterable[Problem]:
     return ()
 
 
@@ -62,8 +64,8 @@ class Job(NamedTuple):
     """A data set to read: its files, how to read them, and the problems so far.
 
     ``judge`` takes the number of pixels with each value of all segmentation maps,
-    and returns the problems of the whole split. ``facts`` are compared with those of
-    other splits.
+    and returns the problems of the whole split; ``judge_shares`` takes the share of
+    ignored pixels of each. ``facts`` are compared with those of other splits.
     """
 
     split: str
@@ -72,6 +74,7 @@ class Job(NamedTuple):
     problems: List[Problem]
     label_maps: Optional[LabelMaps] = None
     judge: Callable[[Mapping[int, int]], Iterable[Problem]] = _no_rule
+    judge_shares: Callable[[Sequence[float]], Iterable[Problem]] = _no_rule
     facts: Optional[SplitFacts] = None
 
 
@@ -103,13 +106,12 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
     pipeline = leaf.get('pipeline') or []
     rules = Rules(picture_loading(pipeline), channels=channels_taken(cfg, pipeline))
     model = cfg.get('model') or {}
-    label_maps, judge = None, _no_rule
+    label_maps, judge, judge_shares = None, _no_rule, _no_rule
     classes = dataset.metainfo.get('classes')
     if not classes and kind != 'CustomDataset':  # whose folders may name them
         raise UsageError(f'{option} must name its classes; set {option}.metainfo.classes')
     if kind == 'CocoDataset':
-        with_masks = _step(pipeline, 'LoadAnnotations').get('with_mask', False)
-        items, problems = read_coco(dataset, with_masks)
+        items, problems = read_coco(dataset, pipeline)
     elif kind == 'BaseSegDataset':
         metrics = [metric for _, metric in evaluators_of(cfg, split)]
         ignored = ignored_labels(dataset, model, metrics)
@@ -121,6 +123,8 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
         )
         items, problems = read_segmentation(dataset)
         judge = partial(value_rules, dataset, ignored, maps=len(items))
+        if split == 'train':
+            judge_shares = partial(check_sparse, dataset.data_prefix['seg_map_path'], model)
     else:
         outputs = (model.get('head') or {}).get('num_classes')
         items, problems = read_classification(dataset, outputs, split != 'train')
@@ -137,7 +141,8 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
                 'there is no image',
             )
         )
-    return Job(split, rules, items, problems, label_maps, judge, facts_of(option, dataset))
+    facts = facts_of(option, dataset)
+    return Job(split, rules, items, problems, label_maps, judge, judge_shares, facts)
 
 
 def build_lazily(option: str, leaf: Dict) -> Tuple[Any, str]:
@@ -222,18 +227,44 @@ def scan(
 def _scan(
     jobs: Sequence[Job], map_items: Callable, progress: Callable[[], None]
 ) -> Iterator[Found]:
+    pictures: List[Dict[bytes, str]] = []  # of each job: paths by content
     for job in jobs:
-        problems, values = list(job.problems), Counter()
-        for found, counts in map_items(partial(_check_one, job.rules, job.label_maps), job.items):
-            problems += found
-            values.update(counts)
+        problems, values, shares = list(job.problems), Counter(), []
+        pictures.append({})
+        check = partial(_check_one, job.rules, job.label_maps)
+        for item, read in zip(job.items, map_items(check, job.items)):
+            problems += read.problems
+            values.update(read.values)
+            if read.values:
+                ignored = sum(read.values.get(value, 0) for value in job.rules.unlabelled)
+                shares.append(ignored / sum(read.values.values()))
+            if read.digest:
+                pictures[-1][read.digest] = item.image
             progress()
         problems += job.judge(values)
+        problems += job.judge_shares(shares)
         follow = {kind for problem in problems for kind in _FOLLOWS.get(problem.kind, ())}
         for problem in problems:
             if problem.kind not in follow:
                 yield Found(job.split, problem)
     yield from compare([job.facts for job in jobs if job.facts])
+    yield from _copies(jobs, pictures)
+
+
+def _copies(jobs: Sequence[Job], pictures: Sequence[Dict[bytes, str]]) -> Iterator[Found]:
+    """Yield which splits have pictures of the training.
+
+    One that reads the training's own files is left out: ``same-data`` says so.
+    """
+    trained = [job.facts and job.facts.source for job in jobs if job.split == 'train']
+    contents: Dict[str, Dict[bytes, str]] = {}
+    for job, found in zip(jobs, pictures):
+        if job.split == 'train' or (job.facts and job.facts.source) not in trained:
+            contents.setdefault(job.split, {}).update(found)
+    train = contents.pop('train', {})
+    for split, found in contents.items():
+        for problem in check_copies(train, found):
+            yield Found(split, problem)
 
 
 def compare(facts: Sequence[SplitFacts]) -> Iterator[Found]:
@@ -254,13 +285,11 @@ def compare(facts: Sequence[SplitFacts]) -> Iterator[Found]:
             yield Found(split, problem)
 
 
-def _check_one(
-    rules: Rules, label_maps: Optional[LabelMaps], item: Item
-) -> Tuple[List[Problem], Mapping[int, int]]:
-    problems, values = read_item(rules, item)
+def _check_one(rules: Rules, label_maps: Optional[LabelMaps], item: Item) -> Read:
+    read = read_item(rules, item)
     if item.label_map is not None:
-        problems += check_label_map(label_maps, item.label_map)
-    return problems, values
+        read.problems.extend(check_label_map(label_maps, item.label_map))
+    return read
 
 
 def _one_thread() -> None:

@@ -17,6 +17,8 @@ from biformer_mm.utils.errors import UsageError, explained
 
 from ..hooks.preemption_hook import protect_workers
 from ..hooks.whole_checkpoint_hook import find_whole_checkpoint
+from .checkpoint_rules import noting_missing, shapes_of
+from .hyperparameters import PlannedHyperparameters
 from .run_rules import RunRules
 from .schedule import PlannedSchedule
 from .traces import Traces
@@ -37,7 +39,7 @@ class GuardedRun:
     - Data sets, evaluators and checkpoints that do not fit each other are
       refused, but for what ``allowed`` names.
     - Tests refuse weights that do not fit the model.
-    - A resumed run follows the schedule of its config.
+    - A resumed run follows the schedule and optimiser settings of its config.
     - A training whose disk is full ends with a one-line error.
 
     Put it before the runner in the base classes.
@@ -86,7 +88,8 @@ class GuardedRun:
             UsageError: The run cannot be set up, the disk is full, or a
                 distributed run leaves parameters unused.
         """
-        with self.setting_up(), self._naming_full_disk(), naming_unused_parameters(self.model):
+        unused = naming_unused_parameters(lambda: self.model)
+        with self.setting_up(), self._naming_full_disk(), unused:
             return super().train()
 
     def test(self) -> dict:
@@ -104,9 +107,10 @@ class GuardedRun:
         if fn_name in _STARTS:
             self._started = True
         elif fn_name == 'after_load_checkpoint':
-            self._checkpoint = {
-                key: kwargs['checkpoint'].get(key) for key in ('meta', 'param_schedulers')
-            }
+            checkpoint = kwargs['checkpoint']
+            self._checkpoint = {key: checkpoint.get(key) for key in ('meta', 'param_schedulers')}
+            self._checkpoint['averaged'] = 'ema_state_dict' in checkpoint
+            self._checkpoint['shapes'] = shapes_of(checkpoint)
         super().call_hook(fn_name, **kwargs)
         if fn_name in _ENDS:
             self._rules.check_metrics(self, _ENDS[fn_name], kwargs['metrics'])
@@ -146,23 +150,25 @@ class GuardedRun:
         return loader
 
     def load_or_resume(self) -> None:
-        """Load or resume, then follow the config's schedule.
+        """Load or resume, then follow the config's schedule and optimiser settings.
 
         Raises:
-            UsageError: The checkpoint cannot be used, or is from beyond the
-                config's last epoch or iteration.
+            UsageError: The checkpoint cannot be used, a rule about it or about
+                the model is broken, or it is from beyond the config's last
+                epoch or iteration.
         """
         planned = PlannedSchedule(self.param_schedulers)
+        hyperparameters = PlannedHyperparameters(self.optim_wrapper)
         with explained(
             f'{self._load_from} must be what a run of {self._name} can load',
             'give another one, or change the config',
-        ):
+        ), noting_missing(self.model) as missing:
             super().load_or_resume()
         # Weights to start from may be of other classes.
         goes_on = self._tests or self._resume
         self._rules.check_run(self, self._checkpoint.get('meta') if goes_on else None)
         if not self._tests:
-            self._rules.check_frozen(self)
+            self._rules.check_training(self, self._checkpoint, missing)
         if not self._resume or not self._has_loaded:
             return
         loop = self.train_loop
@@ -173,8 +179,10 @@ class GuardedRun:
             self.epoch,
             len(loop.dataloader) if by_epoch else None,
         )
-        if line:
-            self.logger.info(line)
+        scheduled = {scheduler.param_name for scheduler in planned.schedulers}
+        for text in (line, hyperparameters.follow(scheduled)):
+            if text:
+                self.logger.info(text)
         if by_epoch:
             self._check_what_is_left('epochs', loop.epoch, loop.max_epochs)
         else:

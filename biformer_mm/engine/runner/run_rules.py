@@ -3,7 +3,9 @@
 from typing import Any, Collection, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch.nn.parallel import DistributedDataParallel
 
 from biformer_mm.datasets.checks.agreement import (
     compare_checkpoint,
@@ -21,8 +23,11 @@ from biformer_mm.datasets.checks.segmentation import map_rules
 from biformer_mm.engine.config_rules.limits import check_crowded
 from biformer_mm.utils.errors import UsageError
 
+from .checkpoint_config import compare_config
+from .checkpoint_rules import LoadedWeights, check_averages
 from .evaluation import check_metrics, warn_of_absent_classes
 from .frozen import check_frozen
+from .optimizer_rules import check_custom_keys, check_slow_averages
 
 
 class RunRules:
@@ -54,6 +59,12 @@ class RunRules:
 
     def _of_leaves(self, split: str, dataset: Any, annotations: Dict) -> Iterator[Problem]:
         evaluated = split != 'train'
+        loader = self.cfg.get(f'{split}_dataloader')
+        config = loader.get('dataset') if isinstance(loader, dict) else None
+        # The data set may be given built, and so may the loader.
+        given = (
+            dict(leaves(f'{split}_dataloader.dataset', config)) if isinstance(config, dict) else {}
+        )
         for option, leaf in _leaves(f'{split}_dataloader.dataset', dataset):
             content = annotations.get(getattr(leaf, 'ann_file', None))
             facts = facts_of(option, leaf, content)
@@ -66,7 +77,14 @@ class RunRules:
             elif facts.base == 'BaseSegDataset':
                 yield from map_rules(leaf, self.cfg.get('model') or {})
             elif content is not None:
-                yield from coco_rules(leaf.ann_file, content, facts.classes, evaluated)
+                yield from coco_rules(
+                    leaf.ann_file,
+                    content,
+                    leaf.metainfo.get('classes') or (),
+                    evaluated,
+                    given.get(option, {}).get('pipeline'),
+                    leaf.filter_cfg,
+                )
                 if evaluated:
                     yield from check_crowded(leaf.ann_file, content, self.cfg)
 
@@ -106,17 +124,33 @@ class RunRules:
             for (option, config), metric in zip(given, getattr(evaluator, 'metrics', [])):
                 self._check_metric(split, option, config, metric)
         if meta:
-            self._enforce(
-                compare_checkpoint(self.facts, runner._load_from, meta.get('dataset_meta'))
-            )
+            path = runner._load_from
+            self._enforce(compare_checkpoint(self.facts, path, meta.get('dataset_meta')))
+            self._enforce(compare_config(path, meta.get('cfg'), self.cfg))
 
-    def check_frozen(self, runner: Runner) -> None:
-        """Check that a training can change the model, and keeps no random weights.
+    def check_training(self, runner: Runner, checkpoint: Dict, missing: Set[str]) -> None:
+        """Check what a training will change, and which weights it starts from.
+
+        Args:
+            runner: It has loaded its checkpoint.
+            checkpoint: Of this, whether its weights are 'averaged', and their 'shapes'.
+            missing: Names of the model's tensors that it lacks.
 
         Raises:
-            UsageError: All parameters are frozen.
+            UsageError: A rule is broken.
         """
-        self._enforce(check_frozen(runner.model, runner.optim_wrapper, runner._has_loaded))
+        model, path, loaded = runner.model, runner._load_from, runner._has_loaded
+        problems = list(check_frozen(model, runner.optim_wrapper, loaded))
+        problems += check_custom_keys(model, self.cfg.get('optim_wrapper') or {})
+        if not loaded:
+            problems += check_slow_averages(runner.hooks, runner.train_loop)
+        elif runner._resume:
+            problems += check_averages(path, checkpoint.get('averaged', False), runner.hooks)
+        elif not is_model_wrapper(model) or isinstance(model, DistributedDataParallel):
+            weights = LoadedWeights(path, model, checkpoint.get('shapes', {}), missing)
+            self.logger.info(str(weights))
+            problems += weights.check()
+        self._enforce(problems)
 
     def check_metrics(self, runner: Runner, split: str, results: Dict) -> None:
         """Check that an evaluation has a figure; a validation only warns of it.

@@ -2,7 +2,7 @@
 
 import re
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Callable, Iterator
 
 from torch import nn
 
@@ -14,25 +14,27 @@ _NUMBERS = re.compile(r'Parameter indices which did not receive grad for rank \d
 
 
 @contextmanager
-def naming_unused_parameters(model: nn.Module) -> Iterator[None]:
+def naming_unused_parameters(get_model: Callable[[], nn.Module]) -> Iterator[None]:
     """Replace PyTorch's error about unused parameters by one line that names their modules.
 
     DistributedDataParallel raises it in the second iteration, when the gradients are reset. So the
     names come from the numbers in its text, which count the parameters that require gradients.
 
     Args:
-        model: The model that trains, in its DistributedDataParallel if it has one.
+        get_model: Returns the model that trains, which may be built only meanwhile, in its
+            DistributedDataParallel if it has one.
 
     Raises:
         UsageError: In place of that error.
     """
-    module = getattr(model, 'module', model)
-    names = [name for name, p in module.named_parameters() if p.requires_grad]
     try:
         yield
     except RuntimeError as error:
         if _CAUSE not in str(error):
             raise
+        model = get_model()
+        module = getattr(model, 'module', model)
+        names = [name for name, p in module.named_parameters() if p.requires_grad]
         numbers = _NUMBERS.search(str(error))
         unused = [names[int(i)].rpartition('.')[0] for i in numbers[1].split()] if numbers else []
         raise UsageError(

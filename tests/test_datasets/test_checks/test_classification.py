@@ -11,9 +11,9 @@ from biformer_mm.datasets.checks.classification import folder_rules
 @pytest.fixture
 def pictures(healthy, tmp_path):
     """Two classes' folders, a and b, in train and val."""
-    source = sorted(healthy['imagenet'].glob('train/*/*.jpg'))
+    source = iter(sorted(healthy['imagenet'].glob('*/*/*.jpg')))  # each is used once
     for split in ('train', 'val'):
-        for path, name in zip(source, ('a/0.jpg', 'a/1.jpg', 'b/0.jpg')):
+        for name, path in zip(('a/0.jpg', 'a/1.jpg', 'b/0.jpg'), source):
             (tmp_path / split / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, tmp_path / split / name)
     return tmp_path

@@ -34,6 +34,7 @@ COCO = [
     ('box-outside', change_first(bbox=[10, -9, 9, 9])),
     ('box-over-edge', change_first(bbox=[60, 10, 6, 9])),
     ('box-over-edge', change_first(bbox=[-2, 10, 9, 9])),
+    ('mask-box', change_first(segmentation=[[1, 50, 9, 50, 9, 60]], bbox=[40, 3, 9, 9])),
     ('box-invalid', change_first(bbox=[NAN, 5, 9, 9])),
     ('box-invalid', change_first(bbox=[5, 5, INF, 9])),
     ('box-invalid', change_first(bbox=[5, 5, 9])),

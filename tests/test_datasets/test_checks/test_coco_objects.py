@@ -53,7 +53,8 @@ def test_run_length_codes_of_either_kind_are_read(copy):
         (packed[:-1], ['mask-invalid']),
     ):
         with annotations(path) as content:
-            change_first(segmentation=dict(size=[64, 64], counts=counts))(content)
+            code = dict(size=[64, 64], counts=counts)
+            change_first(bbox=[0, 0, 64, 64], segmentation=code)(content)
         assert kinds(check_coco(path)[1]) == expected
 
 

@@ -201,3 +201,38 @@ def test_annotations_like_those_of_coco_are_silent(evaluated):
         dict(id=10**6 + i, file_name=f'_{i}.jpg', width=9, height=9) for i in range(9)
     ]
     assert find(content, evaluated, [f'class {i}' for i in range(80)]) == {}
+
+
+def test_rules_of_the_pipeline():
+    """Masks wherever they are loaded; sizes and filters only of a training."""
+    content = make()
+    for annotation in content['annotations']:
+        x, y, w, h = annotation['bbox']
+        annotation['segmentation'] = [[x, y, x + w, y, x + w, y + h]]
+    pipeline = [
+        dict(type='LoadAnnotations', with_mask=True),
+        dict(type='Resize', scale=(9, 9), keep_ratio=True),
+    ]
+
+    def of(evaluated):
+        rules = coco_rules(
+            'a.json', content, CLASSES, evaluated, pipeline, dict(min_size=101, filter_empty_gt=1)
+        )
+        return {problem.kind for problem in rules}
+
+    assert of(evaluated=True) == set()
+    assert of(evaluated=False) == {'mostly-filtered', 'small-after-resize'}
+    every(segmentation=[[90, 90, 99, 90, 99, 99]])(content)
+    assert of(evaluated=True) == {'convention'}
+    pipeline[0]['with_mask'] = False
+    assert of(evaluated=True) == set()
+
+
+def test_boxes_in_another_convention_are_not_blamed_on_masks():
+    content = make()
+    for annotation in content['annotations']:
+        x, y, w, h = annotation['bbox']
+        annotation.update(bbox=[x, y, x + w, y + h], segmentation=[[x, y, x + w, y, x + w, y + h]])
+    loading = [dict(type='LoadAnnotations', with_mask=True)]
+    (problem,) = coco_rules('a.json', content, CLASSES, True, loading)
+    assert problem.kind == 'convention' and 'fit as [x1, y1, x2, y2]' in problem.detail

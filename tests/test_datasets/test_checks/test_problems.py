@@ -27,7 +27,7 @@ def test_errors_are_refused_with_the_way_to_allow_them():
     with pytest.raises(UsageError) as caught:
         enforce([NOTE, ERROR, Problem('label', 'c', 'is 7')], (), pytest.fail)
     assert str(caught.value) == (
-        'a.json: is 3 x 3; correct it; c: is 7; if this is meant: --allow size label'
+        'a.json: is 3 x 3; correct it; c: is 7; if this is meant, allow size label'
     )
 
 

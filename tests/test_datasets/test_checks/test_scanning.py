@@ -27,7 +27,8 @@ def class_folders(root, names):
     for name in names:
         path = root / name / 'one.png'
         path.parent.mkdir(parents=True)
-        cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (32, 32, 3)))
+        rng = np.random.default_rng(list(str(path).encode()))
+        cv2.imwrite(str(path), rng.integers(0, 255, (32, 32, 3)))
 
 
 def test_splits_with_other_class_folders(tmp_path):

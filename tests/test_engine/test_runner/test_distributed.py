@@ -221,7 +221,7 @@ def test_runner_is_mmengines_own_with_a_gpu(launcher, device, on_cpus, monkeypat
     monkeypatch.setattr(launch, 'get_device', lambda: device)
     groups = []
     monkeypatch.setattr(distributed, 'init_process_group', groups.append)
-    monkeypatch.setattr(launch, 'guarded', lambda kind, scope: kind)
+    monkeypatch.setattr(launch, 'guarded', lambda kind, scope, allowed: kind)
     monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: cfg)
     norm = dict(type='SyncBN')
     cfg = launch.build_runner(

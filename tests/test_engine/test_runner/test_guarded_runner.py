@@ -123,6 +123,69 @@ def test_a_resumed_run_follows_its_config(runner_type, tmp_path):
 
 
 @RUNNER_TYPES
+def test_a_resumed_run_has_the_optimiser_settings_of_its_config(runner_type, tmp_path):
+    config(tmp_path, runner_type, **{'train_cfg.max_epochs': 2}).train()
+    runner = config(
+        tmp_path,
+        runner_type,
+        load_from=str(tmp_path / 'work' / 'epoch_1.pth'),
+        resume=True,
+        train_cfg=dict(max_epochs=2),
+        **{'optim_wrapper.optimizer.weight_decay': 0.5},
+    )
+    lines = []
+    runner.logger.info = lines.append
+    runner.train()
+    assert any(line.startswith('weight_decay 0 -> 0.5: ') for line in lines)
+    assert runner.optim_wrapper.param_groups[0]['weight_decay'] == 0.5
+    # The schedule has come to its milestone after the first epoch.
+    assert runner.optim_wrapper.param_groups[0]['lr'] == pytest.approx(0.01)
+
+
+@RUNNER_TYPES
+def test_a_rate_that_nothing_schedules_is_the_configs(runner_type, tmp_path):
+    config(tmp_path, runner_type, **{'train_cfg.max_epochs': 2}).train()
+    runner = config(
+        tmp_path,
+        runner_type,
+        load_from=str(tmp_path / 'work' / 'epoch_1.pth'),
+        resume=True,
+        train_cfg=dict(max_epochs=2),
+        param_scheduler=None,
+        **{'optim_wrapper.optimizer.lr': 0.3, 'default_hooks.checkpoint': None},
+    )
+    runner.train()
+    assert runner.optim_wrapper.param_groups[0]['lr'] == 0.3
+
+
+@RUNNER_TYPES
+def test_a_training_must_load_something(runner_type, tmp_path):
+    path = str(tmp_path / 'other.pth')
+    torch.save(dict(state_dict={'other.bias': torch.zeros(3)}), path)
+    with pytest.raises(UsageError, match='other.pth: a name and shape must fit .* nothing-loaded'):
+        config(tmp_path, runner_type, load_from=path).train()
+    assert os.listdir(tmp_path) == ['other.pth']
+    torch.save(dict(state_dict=dict(LinearModel().state_dict(), extra=torch.zeros(1))), path)
+    runner = config(tmp_path, runner_type, load_from=path)
+    lines = []
+    runner.logger.info = lines.append
+    runner.train()
+    assert f'{path}: 2 of 2 tensors of the model loaded' in lines
+
+
+@RUNNER_TYPES
+def test_a_training_with_averages_is_resumed_with_them(runner_type, tmp_path):
+    averages = {'custom_hooks': [dict(type='EMAHook', momentum=0.5)], 'train_cfg.max_epochs': 2}
+    config(tmp_path, runner_type, **averages).train()
+    last = dict(load_from=str(tmp_path / 'work' / 'epoch_1.pth'), resume=True)
+    with pytest.raises(UsageError, match='epoch_1.pth: its weights are the averages .* ema'):
+        config(tmp_path, runner_type, **{'train_cfg.max_epochs': 2}, **last).train()
+    # FlexibleRunner itself cannot: it loads before the hook has its copy.
+    if runner_type == 'Runner':
+        config(tmp_path, runner_type, **averages, **last).train()
+
+
+@RUNNER_TYPES
 def test_a_run_with_nothing_left_says_so(runner_type, tmp_path):
     config(tmp_path, runner_type, **{'train_cfg.max_epochs': 2}).train()
     last = dict(load_from=str(tmp_path / 'work' / 'epoch_2.pth'), resume=True)

@@ -35,7 +35,7 @@ def train(model, x, steps=2):
     """Train with SGD, as errors about the first step are raised in the second."""
     parallel = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(parallel.parameters(), 0.1)
-    with naming_unused_parameters(parallel):
+    with naming_unused_parameters(lambda: parallel):
         for _ in range(steps):
             outs = parallel(x)
             sum(out.square().mean() for out in outs).backward()
