@@ -5,10 +5,12 @@ from collections import Counter
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from .evaluators import is_coco_metric
-from .facts import SplitFacts
+from .facts import SplitFacts, boxes_of
 from .problems import Problem
 
 _MOST_NAMES = 5
+# Share of the boxes that two versions of one file have in common at least.
+_SAME_BOXES = 0.1
 
 
 def compare_splits(facts: Sequence[SplitFacts]) -> Iterator[Problem]:
@@ -158,6 +160,10 @@ def _evaluates_others(facts: Sequence[SplitFacts], metric: Any) -> Optional[str]
     if other:
         key = other[0]
         return f'image {key!r} is {theirs[key]} in it, and {ours[key]} in the data set'
+    boxes = frozenset().union(*(fact.boxes or () for fact in facts))
+    same = len(boxes & boxes_of(coco.dataset))
+    if same < _SAME_BOXES * len(boxes):
+        return f'{same} of {len(boxes)} boxes are in both, so its images are others of the same ids'
     classes = facts[0].classes
     if classes and facts[0].numbering is not None:
         named = tuple(c['name'] for c in coco.dataset.get('categories', ()) if c['name'] in classes)

@@ -52,9 +52,8 @@ def check_boxes(path: str, annotations: Sequence[Dict], images: Dict) -> Iterato
         yield Problem(
             'convention',
             path,
-            f'boxes must be [x, y, width, height] in pixels, and {over.sum()} of {len(boxes)} '
-            f'leave their image so; {fit.sum()} fit as {convention}, such as {raw[odd]} in an '
-            f'image of {size}; {cure}',
+            f'boxes must be [x, y, width, height] in pixels, and {_wrong(over)}{fit.sum()} of '
+            f'{len(boxes)} fit as {convention}, such as {raw[odd]} in an image of {size}; {cure}',
         )
     elif doubted:
         yield Problem(
@@ -74,7 +73,7 @@ def check_boxes(path: str, annotations: Sequence[Dict], images: Dict) -> Iterato
                 path,
                 f'boxes must be in pixels of the images as they are now, and none of {len(boxes)} '
                 f'goes beyond {across:.0%} of the width and {down:.0%} of the height; if they were '
-                'drawn on smaller copies, multiply them by the factor',
+                f'drawn on smaller copies, multiply them by {1 / max(across, down):.2g}',
             )
 
 
@@ -94,6 +93,10 @@ def as_array(boxes: List) -> np.ndarray:
             float,
         ).reshape(-1, 4)
     return table
+
+
+def _wrong(over: np.ndarray) -> str:
+    return f'{over.sum()} leave their image so; ' if over.any() else ''
 
 
 def _leaves(boxes: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:

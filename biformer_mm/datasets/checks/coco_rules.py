@@ -30,6 +30,7 @@ def coco_rules(
     evaluated: bool,
     pipeline: Any = (),
     filter_cfg: Optional[Dict] = None,
+    masks: bool = True,
 ) -> Iterator[Problem]:
     """Yield what is wrong with an annotation file as a whole.
 
@@ -41,6 +42,7 @@ def coco_rules(
         evaluated: Whether the file is evaluated on, and not trained on.
         pipeline: The steps of the data set.
         filter_cfg: Argument of the data set, which the evaluation does not use.
+        masks: Whether the model uses masks, if the pipeline loads them.
     """
     images = {image['id']: image for image in content.get('images', ())}
     names = {c['id']: c.get('name') for c in content.get('categories', ())}
@@ -54,11 +56,12 @@ def coco_rules(
     yield from _check_crowd_values(path, known)
     conventions = list(check_boxes(path, known, images))
     yield from conventions
-    if loads_masks(pipeline) and not conventions:  # which would be the cause
+    if masks and loads_masks(pipeline) and not conventions:  # which would be the cause
         yield from check_masks(path, known, images)
     wanted = set(classes)
     used = [a for a in known if names.get(a.get('category_id')) in wanted]
-    yield from check_duplicates(path, used)
+    if not conventions:
+        yield from check_duplicates(path, used)
     yield from _check_areas(path, used)
     yield from _check_ignored(path, used, evaluated)
     counted = [a for a in used if not a.get('iscrowd') and (evaluated or not a.get('ignore'))]

@@ -3,7 +3,9 @@
 import os.path as osp
 import sys
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Iterator, NamedTuple, Optional, Tuple
+
+from .coco_objects import are_near
 
 # Data sets whose way of loading is known, unless a subclass overrides one of the
 # methods below.
@@ -27,6 +29,7 @@ class SplitFacts(NamedTuple):
         images: File names by id, of all images of the annotation file. Only of
             COCO's format and for evaluation.
         image_ids: Ids of the images that the data set has, in its order. As above.
+        boxes: Of the annotation file, see :func:`boxes_of`. As above.
         reduce_zero_label: Whether label 0 means no class (mmseg).
     """
 
@@ -39,6 +42,7 @@ class SplitFacts(NamedTuple):
     numbered_by: Optional[str] = None
     images: Optional[Dict[Any, str]] = None
     image_ids: Optional[Tuple] = None
+    boxes: Optional[FrozenSet] = None
     reduce_zero_label: Optional[bool] = None
 
 
@@ -102,7 +106,16 @@ def _with_categories(facts: SplitFacts, dataset: Any, content: Dict) -> SplitFac
     ids = tuple(images)
     if dataset._fully_initialized and len(dataset) != len(images):  # some are filtered
         ids = tuple(dataset.get_data_info(i)['img_id'] for i in range(len(dataset)))
-    return facts._replace(images=images, image_ids=ids)
+    return facts._replace(images=images, image_ids=ids, boxes=boxes_of(content))
+
+
+def boxes_of(content: Dict) -> FrozenSet:
+    """Return image and box, in whole pixels, of the annotations of a file in COCO's format."""
+    return frozenset(
+        (a.get('image_id'), *map(round, a['bbox']))
+        for a in content.get('annotations', ())
+        if are_near(a.get('bbox') or ())
+    )
 
 
 @contextmanager

@@ -44,6 +44,8 @@ FIELDS = (
     'tta_model',
     'tta_pipeline',
 )
+# Common names of variables that hold what a field of another name has.
+_LENGTHS = dict(max_epochs=['train_cfg.max_epochs'], max_iters=['train_cfg.max_iters'])
 
 
 def check_options(cfg: Config, options: Dict) -> Iterator[Problem]:
@@ -64,7 +66,7 @@ def check_options(cfg: Config, options: Dict) -> Iterator[Problem]:
         elif name in FIELDS:
             continue
         else:
-            places = _places(cfg, name)
+            places = _places(cfg, name) or _LENGTHS.get(name, [])
         close = difflib.get_close_matches(name, FIELDS, 1)
         if places:
             cure = 'set ' + ', '.join(f'{place}.{rest}' if rest else place for place in places)

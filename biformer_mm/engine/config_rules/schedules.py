@@ -41,13 +41,22 @@ def _counts_iterations(cfg: Dict) -> bool:
     return by_type or ('type' not in loop and loop.get('by_epoch') is False)
 
 
-def check_rates(cfg: Dict, splits: Sequence[str]) -> Iterator[Problem]:
-    """Warn of a learning rate that is 0, stays low, or rises again at the end."""
+def check_rates(
+    cfg: Dict, splits: Sequence[str], epoch_length: Optional[int] = None
+) -> Iterator[Problem]:
+    """Warn of a learning rate that is 0, stays low, or rises again at the end.
+
+    Args:
+        cfg: The config.
+        splits: Those that the run uses.
+        epoch_length: Iterations of an epoch. Unless it is known, schedulers by iteration, such as
+            a warm-up, are left out where epochs are counted.
+    """
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer')
     base = optimizer.get('lr') if isinstance(optimizer, dict) else None
     if 'train' not in splits or not isinstance(base, float) or base <= 0:
         return
-    rates = _simulate(cfg, base)
+    rates = _simulate(cfg, base, epoch_length)
     if not rates:
         return
     zero = sum(rate < _ALMOST_0 * base for rate in rates) / len(rates)
@@ -69,27 +78,30 @@ def check_rates(cfg: Dict, splits: Sequence[str]) -> Iterator[Problem]:
     )
 
 
-def _simulate(cfg: Dict, base: float) -> Optional[List[float]]:
-    """Return the rate of each step of the training; None if it cannot be known.
+def counts_both(cfg: Dict) -> bool:
+    """Return whether epochs are counted, and a scheduler counts iterations."""
+    parts = [part for _, part in each('', cfg.get('param_scheduler')) if 'type' in part]
+    return not _counts_iterations(cfg) and not all(part.get('by_epoch', True) for part in parts)
 
-    Where epochs are counted, their length is not known here, so schedulers by iteration, such as
-    a warm-up, are left out.
-    """
+
+def _simulate(cfg: Dict, base: float, epoch_length: Optional[int] = None) -> Optional[List[float]]:
+    """Return the rate of each step of the training; None if it cannot be known."""
     in_epochs = not _counts_iterations(cfg)
     length = count(cfg.get('train_cfg'), 'max_epochs' if in_epochs else 'max_iters')
     parts = [part for _, part in each('', cfg.get('param_scheduler')) if 'type' in part]
     if length is None or any(odd in bare_type_name(part) for part in parts for odd in _ODD):
         return None
     dummy = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], base)
-    scale = _STEPS_OF_AN_EPOCH if in_epochs else 1
+    scale = (epoch_length or _STEPS_OF_AN_EPOCH) if in_epochs else 1
     rates = []
     with warnings.catch_warnings():  # that the optimiser must step first
         warnings.simplefilter('ignore')
         try:
             schedulers = [
-                _build(cfg, part, dummy, length)
+                _build(cfg, part, dummy, length, scale)
                 for part in parts
-                if 'LR' in bare_type_name(part) and part.get('by_epoch', True) == in_epochs
+                if 'LR' in bare_type_name(part)
+                and (epoch_length or part.get('by_epoch', True) == in_epochs)
             ]
             for step in range(length * scale):
                 rates.append(dummy.param_groups[0]['lr'])
@@ -101,12 +113,13 @@ def _simulate(cfg: Dict, base: float) -> Optional[List[float]]:
     return rates
 
 
-def _build(cfg: Dict, part: Dict, optimizer: torch.optim.Optimizer, length: int) -> Any:
-    settings = {'end': length, **part}
+def _build(cfg: Dict, part: Dict, optimizer: torch.optim.Optimizer, length: int, scale: int) -> Any:
+    by_epoch = part.get('by_epoch', True)
+    settings = {'end': length if by_epoch else length * scale, **part}
     kind = class_of(cfg, part, PARAM_SCHEDULERS)
     settings.pop('type')
     if settings.pop('convert_to_iter_based', False):
-        return kind.build_iter_from_epoch(optimizer, epoch_length=_STEPS_OF_AN_EPOCH, **settings)
+        return kind.build_iter_from_epoch(optimizer, epoch_length=scale, **settings)
     return kind(optimizer, **settings)
 
 

@@ -4,7 +4,7 @@ from typing import Any, Collection, Dict, Iterable, Iterator, List, Optional, Se
 
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.nn.parallel import DistributedDataParallel
 
 from biformer_mm.datasets.checks.agreement import (
@@ -21,6 +21,7 @@ from biformer_mm.datasets.checks.problems import Problem, enforce
 from biformer_mm.datasets.checks.scanning import build_lazily
 from biformer_mm.datasets.checks.segmentation import map_rules
 from biformer_mm.engine.config_rules.limits import check_crowded
+from biformer_mm.engine.config_rules.schedules import check_rates, counts_both
 from biformer_mm.utils.errors import UsageError
 
 from .checkpoint_config import compare_config
@@ -28,6 +29,7 @@ from .checkpoint_rules import LoadedWeights, check_averages
 from .evaluation import check_metrics, warn_of_absent_classes
 from .frozen import check_frozen
 from .optimizer_rules import check_custom_keys, check_slow_averages
+from .testing import finds_masks
 
 
 class RunRules:
@@ -84,6 +86,7 @@ class RunRules:
                     evaluated,
                     given.get(option, {}).get('pipeline'),
                     leaf.filter_cfg,
+                    finds_masks(self.cfg.get('model')),
                 )
                 if evaluated:
                     yield from check_crowded(leaf.ann_file, content, self.cfg)
@@ -142,6 +145,8 @@ class RunRules:
         model, path, loaded = runner.model, runner._load_from, runner._has_loaded
         problems = list(check_frozen(model, runner.optim_wrapper, loaded))
         problems += check_custom_keys(model, self.cfg.get('optim_wrapper') or {})
+        if counts_both(self.cfg) and isinstance(runner.train_loop, EpochBasedTrainLoop):
+            problems += check_rates(self.cfg, ['train'], len(runner.train_loop.dataloader))
         if not loaded:
             problems += check_slow_averages(runner.hooks, runner.train_loop)
         elif runner._resume:

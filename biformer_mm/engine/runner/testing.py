@@ -58,7 +58,7 @@ def set_tta(cfg: Config) -> None:
             raise UsageError(
                 f'--tta needs tta_model and tta_pipeline in a config of {cfg.get("default_scope")}'
             )
-        if cfg.get('default_scope') == 'mmdet' and _finds_masks(cfg.model):
+        if cfg.get('default_scope') == 'mmdet' and finds_masks(cfg.model):
             raise UsageError(
                 '--tta is for boxes only, as mmdet cannot merge masks, and '
                 f'the model of {cfg.filename} finds masks; leave --tta out, '
@@ -74,7 +74,7 @@ def set_tta(cfg: Config) -> None:
     dataset.pipeline = cfg.tta_pipeline
 
 
-def _finds_masks(model: Any) -> bool:
+def finds_masks(model: Any) -> bool:
     """Return whether a detector of mmdet, given by its config, finds masks."""
     if isinstance(model, dict):
         if model.get('mask_head') or model.get('panoptic_head'):
@@ -84,7 +84,7 @@ def _finds_masks(model: Any) -> bool:
         if 'Ins' in name and 'Head' in name:
             return True
         model = list(model.values())
-    return isinstance(model, (list, tuple)) and any(map(_finds_masks, model))
+    return isinstance(model, (list, tuple)) and any(map(finds_masks, model))
 
 
 def _flip_pipeline(pipeline: list) -> list:

@@ -129,10 +129,13 @@ def metric(tmp_path):
     """Make the evaluator of a file of images and categories."""
     from mmdet.evaluation import CocoMetric
 
-    def make(names, categories=ABC, **fields):
+    def make(names, categories=ABC, boxes=(), **fields):
         content = dict(
             images=[dict(id=key, file_name=name) for key, name in names.items()],
-            annotations=[],
+            annotations=[
+                dict(id=number, image_id=image, category_id=0, bbox=box, area=1, iscrowd=0)
+                for number, (image, *box) in enumerate(boxes, 1)
+            ],
             categories=[dict(id=i, name=name) for i, name in enumerate(categories)],
         )
         path = tmp_path / 'evaluator.json'
@@ -183,6 +186,20 @@ def test_results_that_are_only_saved_need_the_categories(metric, tmp_path):
     saved = dict(format_only=True, outfile_prefix=str(tmp_path / 'x'))
     assert evaluator(metric({}, **saved), coco('test', names=NAMES)) == []
     assert evaluator(metric({}, ('c', 'b', 'a'), **saved), coco('test', names=NAMES)) != []
+
+
+def test_an_evaluator_of_other_images_with_the_same_ids_and_names_is_refused(metric):
+    def boxes(shift):
+        return frozenset((image, shift, 2, 10, 10) for image in NAMES)
+
+    fact = coco('val', names=NAMES, boxes=boxes(0))
+    (problem,) = evaluator(metric(NAMES, boxes=boxes(5)), fact)
+    assert '0 of 5 boxes are in both, so its images are others' in problem.detail
+    # Corrected annotations, and those of a test set, which only the evaluator has.
+    corrected = [*sorted(boxes(5))[:4], (4, 0, 2, 10, 10)]
+    assert evaluator(metric(NAMES, boxes=corrected), fact) == []
+    unknown = coco('val', names=NAMES, boxes=frozenset())
+    assert evaluator(metric(NAMES, boxes=boxes(5)), unknown) == []
 
 
 def test_several_data_sets_of_one_evaluator(metric):

@@ -236,3 +236,18 @@ def test_boxes_in_another_convention_are_not_blamed_on_masks():
     loading = [dict(type='LoadAnnotations', with_mask=True)]
     (problem,) = coco_rules('a.json', content, CLASSES, True, loading)
     assert problem.kind == 'convention' and 'fit as [x1, y1, x2, y2]' in problem.detail
+
+
+def test_masks_that_the_model_does_not_use_may_be_anywhere():
+    content = make()
+    every(segmentation=[[90, 90, 99, 90, 99, 99]])(content)
+    loading = [dict(type='LoadAnnotations', with_mask=True)]
+    assert list(coco_rules('a.json', content, CLASSES, True, loading, masks=False)) == []
+
+
+def test_boxes_in_shares_of_the_image_are_one_problem():
+    content = make()
+    for annotation in content['annotations']:
+        annotation['bbox'] = [value / 1000 for value in annotation['bbox']]
+    (problem,) = coco_rules('a.json', content, CLASSES, True)
+    assert problem.kind == 'convention' and 'leave their image' not in problem.detail

@@ -4,7 +4,7 @@ import pytest
 from rule_checks import CLASSIFIER, SEGMENTOR, assert_one_line, load, problems
 
 from biformer_mm.engine.config_rules import check_config
-from biformer_mm.engine.config_rules.schedules import _simulate
+from biformer_mm.engine.config_rules.schedules import _simulate, check_rates, counts_both
 
 ITERATIONS = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=200, val_interval=200)
 EPOCHS = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=100)
@@ -97,3 +97,19 @@ def test_the_simulated_rates_are_those_of_the_formula():
     warm_up = [0.1 + 0.9 * t / 9 for t in range(10)]
     decay = [0.1 + 0.9 * (1 + math.cos(math.pi * t / 40)) / 2 for t in range(40)]
     assert _simulate(cfg, 1.0) == pytest.approx(warm_up + decay)
+
+
+def test_a_warm_up_by_iteration_needs_the_length_of_an_epoch():
+    cfg = load(CLASSIFIER)
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
+    cfg.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.001, end=500, by_epoch=False),
+        dict(type='MultiStepLR', milestones=[2]),
+    ]
+    assert counts_both(cfg)
+    assert list(check_rates(cfg, ['train'])) == []
+    assert list(check_rates(cfg, ['train'], epoch_length=1000)) == []
+    (problem,) = check_rates(cfg, ['train'], epoch_length=20)
+    assert 'never reaches half of optim_wrapper.optimizer.lr' in problem.detail
+    del cfg.param_scheduler[0]
+    assert not counts_both(cfg)
