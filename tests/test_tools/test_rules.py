@@ -97,7 +97,15 @@ def leave_one_class(root):
             image.unlink()
 
 
+def write_12_bits(root):
+    """Keep the upper bits of 16 empty."""
+    for path in (root / 'train').rglob('*.jpg'):
+        image = cv2.imread(str(path)).astype(np.uint16) * 16
+        path.write_bytes(cv2.imencode('.png', image)[1].tobytes())
+
+
 WRONG_DATA = [
+    ('imagenet', write_12_bits, 'dark', 'so are all of 4 pictures that were looked at'),
     ('coco', corners, 'convention', 'fit as [x1, y1, x2, y2]'),
     ('coco', repeat_objects, 'many-objects-twice', 'one detection cannot match both'),
     ('coco', reverse_categories, 'category-order', 'must have the order of'),
@@ -129,8 +137,7 @@ WRONG_CONFIG = [
         'coco',
         ['optim_wrapper.paramwise_cfg.custom_keys.bakbone.lr_mult=0.1'],
         'custom-keys',
-        'custom_keys.bakbone: a key must be a part of the name of a parameter, and of none is; '
-        'did you mean backbone?',
+        'custom_keys.bakbone: no parameter has this key in its name; did you mean backbone?',
     ),
     ('imagenet', ['model.head.num_classes=3'], 'label', '4 class folders, but the model has 3'),
 ]

@@ -125,6 +125,7 @@ KINDS = {
     'same-data': 'warning',
     'other-scale': 'warning',
     'not-shuffled': 'warning',
+    'mirrored-classes': 'warning',
     'schedule': 'warning',
     'evaluation-skipped': 'warning',
     # training and evaluation

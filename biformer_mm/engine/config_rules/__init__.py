@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from biformer_mm.datasets.checks.problems import Problem
 
-from . import classes, evaluations, labels, limits, losses, pictures, schedules, splits
+from . import classes, evaluations, flips, labels, limits, losses, pictures, schedules, splits
 from .options import check_options
 
 # The classes first: wrong ones explain what the others find.
@@ -18,6 +18,7 @@ _RULES = (
     *schedules.RULES,
     *evaluations.RULES,
     *limits.RULES,
+    *flips.RULES,
     *splits.RULES,
 )
 

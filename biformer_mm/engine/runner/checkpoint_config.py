@@ -9,7 +9,7 @@ from biformer_mm.datasets.checks.problems import Problem
 from biformer_mm.utils.config_types import bare_type_name
 
 _MOST_SHOWN = 5
-_MISSING = 'not given'
+_MISSING = 'the default'
 # What matters in training only, what chooses among equal computations, and what an evaluation may
 # choose.
 _LEFT_OUT = {

@@ -40,7 +40,7 @@ def check_custom_keys(model: nn.Module, optim_wrapper: Dict) -> Iterator[Problem
     for key, settings in custom_keys.items():
         if any(key in name for name in names):
             continue
-        said = 'a key must be a part of the name of a parameter, and of none is'
+        said = 'no parameter has this key in its name'
         close = _close(key, names)
         if close:
             yield Problem('custom-keys', f'{_KEYS}.{key}', f'{said}; did you mean {close}?')

@@ -18,6 +18,7 @@ from biformer_mm.datasets.checks.evaluators import repair
 from biformer_mm.datasets.checks.facts import SplitFacts, facts_of
 from biformer_mm.datasets.checks.paths import evaluators_of, leaves
 from biformer_mm.datasets.checks.problems import Problem, enforce
+from biformer_mm.datasets.checks.sampling import check_sample
 from biformer_mm.datasets.checks.scanning import build_lazily
 from biformer_mm.datasets.checks.segmentation import map_rules
 from biformer_mm.engine.config_rules.limits import check_crowded
@@ -74,6 +75,8 @@ class RunRules:
                 self._unknown.add(split)
                 continue
             self.facts.append(facts)
+            pipeline = given.get(option, {}).get('pipeline') or ()
+            yield from check_sample(leaf, pipeline, facts.base != 'CustomDataset')
             if facts.base == 'CustomDataset':
                 yield from folder_rules(leaf, evaluated, self._outputs())
             elif facts.base == 'BaseSegDataset':
@@ -84,7 +87,7 @@ class RunRules:
                     content,
                     leaf.metainfo.get('classes') or (),
                     evaluated,
-                    given.get(option, {}).get('pipeline'),
+                    pipeline,
                     leaf.filter_cfg,
                     finds_masks(self.cfg.get('model')),
                 )

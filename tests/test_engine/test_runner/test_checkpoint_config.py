@@ -38,7 +38,7 @@ def test_an_unchanged_config_is_the_same(name):
         ('model.data_preprocessor.bgr_to_rgb', False, 'data_preprocessor.bgr_to_rgb=True (here'),
         ('model.data_preprocessor.mean', (0, 0, 0), 'data_preprocessor.mean=[123.675, '),
         ('model.neck.type', 'PAFPN', 'model.neck.type=FPN (here PAFPN)'),
-        ('model.backbone.padding', 'masked', 'model.backbone.padding=not given (here masked)'),
+        ('model.backbone.padding', 'masked', 'model.backbone.padding=the default (here masked)'),
     ],
 )
 def test_what_the_weights_do_not_show(text, key, value, said):
