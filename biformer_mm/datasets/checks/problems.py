@@ -133,7 +133,7 @@ KINDS = {
     'custom-keys': 'error',
     'nothing-loaded': 'error',
     'ema': 'error',
-    'no-metrics': 'error',
+    'no-metrics': 'warning',
     'tta-sigmoid': 'error',
     'tta-truth': 'error',
     'frozen-random': 'warning',

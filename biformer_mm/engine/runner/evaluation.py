@@ -49,8 +49,7 @@ def check_metrics(
         results: What the evaluation returned.
 
     Yields:
-        ``no-metrics`` (error). A training should only warn of it, as early
-        epochs may detect nothing.
+        ``no-metrics`` (warning): a model that is hardly trained may detect nothing.
     """
     for metric in metrics:
         coco = any(kind.__name__ == 'CocoMetric' for kind in type(metric).__mro__)

@@ -161,15 +161,9 @@ class RunRules:
         self._enforce(problems)
 
     def check_metrics(self, runner: Runner, split: str, results: Dict) -> None:
-        """Check that an evaluation has a figure; a validation only warns of it.
-
-        Raises:
-            UsageError: A test has none.
-        """
+        """Warn of an evaluation that has no figure."""
         metrics = getattr(runner, f'_{split}_loop').evaluator.metrics
-        problems = check_metrics(f'{split}_evaluator', metrics, results)
-        early = ['no-metrics'] if split == 'val' else []  # epochs may detect nothing yet
-        enforce(problems, [*self.allowed, *early], self.logger.warning)
+        self._enforce(check_metrics(f'{split}_evaluator', metrics, results))
 
     def _check_metric(self, split: str, option: str, config: Dict, metric: Any) -> None:
         """Compare a metric with the data sets of its split, and repair it."""

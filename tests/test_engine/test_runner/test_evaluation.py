@@ -86,7 +86,7 @@ def test_no_detection_at_all(prefix, tmp_path):
     results = metric.evaluate(1)
     (problem,) = check_metrics('test_evaluator', [metric], results)
     assert (problem.kind, problem.file) == ('no-metrics', 'test_evaluator')
-    assert KINDS['no-metrics'] == 'error'
+    assert KINDS['no-metrics'] == 'warning'
 
 
 def test_detections_of_no_use_are_measured():

@@ -102,7 +102,7 @@ def segmentor(folder, size):
 
 def run(cfg, name):
     """Test a segmentor; return its metrics and the model, of fixed weights."""
-    cfg.experiment_name = name
+    cfg.experiment_name = f'{cfg.work_dir} {name}'  # MMEngine keeps visualizers by it
     runner = Runner.from_cfg(cfg)
     model = getattr(runner.model, 'module', runner.model)
     torch.manual_seed(1)
