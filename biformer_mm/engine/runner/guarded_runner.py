@@ -174,7 +174,7 @@ class GuardedRun:
         loop = self.train_loop
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
         line = planned.follow(
-            self._checkpoint['param_schedulers'],
+            self._checkpoint.get('param_schedulers'),
             self.iter,
             self.epoch,
             len(loop.dataloader) if by_epoch else None,
