@@ -13,6 +13,8 @@ from .facts import facts_of, seeing_annotations
 from .paths import evaluators_of, leaves
 from .problems import Problem
 
+_METRICS = ('CocoMetric', 'FasterCocoMetric')
+
 
 def check_evaluator_files(cfg: Any, splits: Sequence[str]) -> Iterator[Tuple[str, Problem]]:
     """Yield (split, problem) of evaluators whose annotation file is not that of their data set.
@@ -25,17 +27,16 @@ def check_evaluator_files(cfg: Any, splits: Sequence[str]) -> Iterator[Tuple[str
     """
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     for split in splits:
+        if not cfg.get(f'{split}_dataloader'):
+            continue
+        parts = dict(leaves(f'{split}_dataloader.dataset', cfg[f'{split}_dataloader']['dataset']))
+        ours = {osp.realpath(_ann_file(leaf)) for leaf in parts.values()}
         for option, config in evaluators_of(cfg, split):
-            parts = dict(
-                leaves(f'{split}_dataloader.dataset', cfg[f'{split}_dataloader']['dataset'])
-            )
-            if bare_type_name(config) in ('CocoMetric', 'FasterCocoMetric') and config.get(
-                'ann_file'
-            ):
-                ours = {osp.realpath(_ann_file(leaf)) for leaf in parts.values()}
-                if ours != {osp.realpath(config['ann_file'])}:
-                    for problem in _compare(parts, option, config):
-                        yield split, problem
+            path = config.get('ann_file')
+            if bare_type_name(config) not in _METRICS or not path or ours == {osp.realpath(path)}:
+                continue
+            for problem in _compare(parts, option, config):
+                yield split, problem
 
 
 def _ann_file(leaf: Dict) -> str:

@@ -112,7 +112,7 @@ class GuardedRun:
             self._checkpoint['averaged'] = 'ema_state_dict' in checkpoint
             self._checkpoint['shapes'] = shapes_of(checkpoint)
         super().call_hook(fn_name, **kwargs)
-        if fn_name in _ENDS:
+        if fn_name in _ENDS and kwargs.get('metrics') is not None:  # loops of others may have none
             self._rules.check_metrics(self, _ENDS[fn_name], kwargs['metrics'])
 
     def build_train_loop(self, loop: Any) -> BaseLoop:

@@ -1,7 +1,8 @@
 """Refuse data sets, evaluators, checkpoints and weights that a run must not use."""
 
-from typing import Any, Collection, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import Any, Collection, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
+from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -124,10 +125,9 @@ class RunRules:
         """
         self._enforce(compare_splits(self.facts))
         for split in ('val', 'test'):
-            evaluator = getattr(getattr(runner, f'_{split}_loop'), 'evaluator', None)
             given = list(evaluators_of(self.cfg, split))
             # More metrics than the config has may have been added.
-            for (option, config), metric in zip(given, getattr(evaluator, 'metrics', [])):
+            for (option, config), metric in zip(given, _metrics(runner, split)):
                 self._check_metric(split, option, config, metric)
         if meta:
             path = runner._load_from
@@ -162,8 +162,7 @@ class RunRules:
 
     def check_metrics(self, runner: Runner, split: str, results: Dict) -> None:
         """Warn of an evaluation that has no figure."""
-        metrics = getattr(runner, f'_{split}_loop').evaluator.metrics
-        self._enforce(check_metrics(f'{split}_evaluator', metrics, results))
+        self._enforce(check_metrics(f'{split}_evaluator', _metrics(runner, split), results))
 
     def _check_metric(self, split: str, option: str, config: Dict, metric: Any) -> None:
         """Compare a metric with the data sets of its split, and repair it."""
@@ -184,6 +183,12 @@ class RunRules:
 
     def _enforce(self, problems: Iterable[Problem]) -> None:
         enforce(problems, self.allowed, self.logger.warning)
+
+
+def _metrics(runner: Runner, split: str) -> Sequence[BaseMetric]:
+    """Return the metrics of a split; none if its loop has no evaluator."""
+    evaluator = getattr(getattr(runner, f'_{split}_loop'), 'evaluator', None)
+    return getattr(evaluator, 'metrics', [])
 
 
 def _leaves(option: str, dataset: Any) -> Iterator[Tuple[str, Any]]:

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import HOOKS, METRICS, MODELS, RUNNERS
-from mmengine.runner import FlexibleRunner, Runner
+from mmengine.registry import HOOKS, LOOPS, METRICS, MODELS, RUNNERS
+from mmengine.runner import BaseLoop, FlexibleRunner, Runner
 from torch import nn
 
 from biformer_mm.engine.runner.guarded_runner import GuardedRun, guarded
@@ -102,40 +102,52 @@ def test_trains_resumes_and_tests(runner_type, tmp_path):
     assert runner.test() == dict(count=4)  # with `test_cfg = dict()`
 
 
-@RUNNER_TYPES
-def test_a_resumed_run_follows_its_config(runner_type, tmp_path):
+def resume(tmp_path, runner_type, **changes):
+    """Resume a training of two epochs after the first; return its runner and the log's lines."""
     config(tmp_path, runner_type, **{'train_cfg.max_epochs': 2}).train()
-    runner = config(
-        tmp_path,
-        runner_type,
-        load_from=str(tmp_path / 'work' / 'epoch_1.pth'),
-        resume=True,
-        train_cfg=dict(max_epochs=2),
-        param_scheduler=[dict(type='MultiStepLR', milestones=[2])],
-    )
+    checkpoint = str(tmp_path / 'work' / 'epoch_1.pth')
+    changes = {'train_cfg.max_epochs': 2, **changes}
+    runner = config(tmp_path, runner_type, load_from=checkpoint, resume=True, **changes)
     lines = []
     runner.logger.info = lines.append
     runner.train()
+    return runner, lines
+
+
+@RUNNER_TYPES
+def test_a_resumed_run_follows_its_config(runner_type, tmp_path):
+    scheduler = dict(type='MultiStepLR', milestones=[2])
+    _, lines = resume(tmp_path, runner_type, param_scheduler=[scheduler])
     assert (
         "rate 0.01 -> 0.1: the config's schedule differs from the "
         "checkpoint's and holds from here on"
     ) in lines
 
 
+@LOOPS.register_module()
+class LoopWithoutMetrics(BaseLoop):
+    """A test that evaluates nothing."""
+
+    def __init__(self, runner, dataloader, evaluator):
+        super().__init__(runner, dataloader)
+
+    def run(self):
+        for name in ('before_test', 'before_test_epoch', 'after_test_epoch', 'after_test'):
+            self.runner.call_hook(name)
+
+
+@RUNNER_TYPES
+def test_loops_of_others_may_give_no_metrics(runner_type, tmp_path):
+    config(tmp_path, runner_type).train()
+    checkpoint = str(tmp_path / 'work' / 'epoch_1.pth')
+    test = dict(type='LoopWithoutMetrics')
+    assert config(tmp_path, runner_type, load_from=checkpoint, test_cfg=test).test() is None
+
+
 @RUNNER_TYPES
 def test_a_resumed_run_has_the_optimiser_settings_of_its_config(runner_type, tmp_path):
-    config(tmp_path, runner_type, **{'train_cfg.max_epochs': 2}).train()
-    runner = config(
-        tmp_path,
-        runner_type,
-        load_from=str(tmp_path / 'work' / 'epoch_1.pth'),
-        resume=True,
-        train_cfg=dict(max_epochs=2),
-        **{'optim_wrapper.optimizer.weight_decay': 0.5},
-    )
-    lines = []
-    runner.logger.info = lines.append
-    runner.train()
+    changed = {'optim_wrapper.optimizer.weight_decay': 0.5}
+    runner, lines = resume(tmp_path, runner_type, **changed)
     assert any(line.startswith('weight_decay 0 -> 0.5: ') for line in lines)
     assert runner.optim_wrapper.param_groups[0]['weight_decay'] == 0.5
     # The schedule has come to its milestone after the first epoch.

@@ -63,4 +63,6 @@ def test_data_sets_that_are_read_otherwise_are_passed_over(voc):
 def test_a_built_data_set_and_loops_without_an_evaluator_are_passed_over():
     rules = RunRules(Config(dict(train_dataloader=[1, 2])), (), logging.getLogger('rules'))
     rules.check_dataset('train', [dict(inputs=1)], {})
-    rules.check_run(SimpleNamespace(_val_loop=None, _test_loop=object()), None)
+    runner = SimpleNamespace(_val_loop=None, _test_loop=object())
+    rules.check_run(runner, None)
+    rules.check_metrics(runner, 'test', {})
