@@ -146,7 +146,7 @@ def _checks(dataset: Any, cfg: Dict) -> Dict:
         checks['gt_label'] = partial(_check_label, num_classes=head['num_classes'])
     if hasattr(dataset, 'reduce_zero_label') and classes:  # mmseg's
         checks['gt_seg_map'] = partial(
-            _check_map, num_classes=len(classes), ignored=ignored_labels(dataset, model)
+            _check_map, num_classes=len(classes), ignored=ignored_labels(model)
         )
     return checks
 

@@ -114,7 +114,7 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
         items, problems = read_coco(dataset, pipeline)
     elif kind == 'BaseSegDataset':
         metrics = [metric for _, metric in evaluators_of(cfg, split)]
-        ignored = ignored_labels(dataset, model, metrics)
+        ignored = ignored_labels(model, metrics)
         labels, unlabelled = allowed_labels(dataset, ignored)
         rules = rules._replace(
             seg_map=_loading(pipeline, 'LoadAnnotations', 'unchanged', 'pillow'),
@@ -126,8 +126,7 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
         if split == 'train':
             judge_shares = partial(check_sparse, dataset.data_prefix['seg_map_path'], model)
     else:
-        outputs = (model.get('head') or {}).get('num_classes')
-        items, problems = read_classification(dataset, outputs, split != 'train')
+        items, problems = read_classification(dataset, outputs_of(model), split != 'train')
         step = _step(pipeline, 'LoadTokenLabels')
         if step:
             label_maps = LabelMaps(**{k: v for k, v in step.items() if k in LabelMaps._fields})
@@ -143,6 +142,12 @@ def _plan_one(split: str, option: str, leaf: Dict, cfg: Any) -> Job:
         )
     facts = facts_of(option, dataset)
     return Job(split, rules, items, problems, label_maps, judge, judge_shares, facts)
+
+
+def outputs_of(model: Dict) -> Optional[int]:
+    """Return the number of outputs of a model of mmpretrain with one head; None for others."""
+    head = model.get('head')
+    return head.get('num_classes') if isinstance(head, dict) else None
 
 
 def build_lazily(option: str, leaf: Dict) -> Tuple[Any, str]:

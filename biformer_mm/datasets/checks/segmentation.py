@@ -62,7 +62,7 @@ def map_rules(dataset: Any, model: Dict) -> Iterator[Problem]:
     order = list(range(len(dataset)))
     random.Random(0).shuffle(order)
     ends = time.monotonic() + _MOST_SECONDS
-    ignored, labels, read = ignored_labels(dataset, model), Counter(), 0
+    ignored, labels, read = ignored_labels(model), Counter(), 0
     for index in order[:_MOST_MAPS]:
         sample = dataset.get_data_info(index)
         if is_jpeg(sample.get('seg_map_path') or ''):
@@ -214,13 +214,12 @@ def trained_labels(dataset: Any) -> np.ndarray:
     return labels
 
 
-def ignored_labels(dataset: Any, model: Dict, evaluators: Iterable[Dict] = ()) -> FrozenSet[int]:
+def ignored_labels(model: Dict, evaluators: Iterable[Dict] = ()) -> FrozenSet[int]:
     """Return the labels that all heads and metrics ignore.
 
     What only some of them ignore is learnt or scored by the others.
 
     Args:
-        dataset: A ``BaseSegDataset``. Its ``ignore_index`` is read by none of them.
         model: The config of the model.
         evaluators: The configs of the metrics that the data set is evaluated with.
     """

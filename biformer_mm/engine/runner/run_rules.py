@@ -20,7 +20,7 @@ from biformer_mm.datasets.checks.facts import SplitFacts, facts_of
 from biformer_mm.datasets.checks.paths import evaluators_of, leaves
 from biformer_mm.datasets.checks.problems import Problem, enforce
 from biformer_mm.datasets.checks.sampling import check_sample
-from biformer_mm.datasets.checks.scanning import build_lazily
+from biformer_mm.datasets.checks.scanning import build_lazily, outputs_of
 from biformer_mm.datasets.checks.segmentation import map_rules
 from biformer_mm.engine.config_rules.limits import check_crowded
 from biformer_mm.engine.config_rules.schedules import check_rates, counts_both
@@ -45,6 +45,7 @@ class RunRules:
 
     def __init__(self, cfg: Dict, allowed: Collection[str], logger: MMLogger) -> None:
         self.cfg, self.allowed, self.logger = cfg, allowed, logger
+        self.model = cfg.get('model') or {}
         self.facts: List[SplitFacts] = []
         self._unknown: Set[str] = set()  # splits with data sets of other types
 
@@ -79,9 +80,9 @@ class RunRules:
             pipeline = given.get(option, {}).get('pipeline') or ()
             yield from check_sample(leaf, pipeline, facts.base != 'CustomDataset')
             if facts.base == 'CustomDataset':
-                yield from folder_rules(leaf, evaluated, self._outputs())
+                yield from folder_rules(leaf, evaluated, outputs_of(self.model))
             elif facts.base == 'BaseSegDataset':
-                yield from map_rules(leaf, self.cfg.get('model') or {})
+                yield from map_rules(leaf, self.model)
             elif content is not None:
                 yield from coco_rules(
                     leaf.ann_file,
@@ -90,7 +91,7 @@ class RunRules:
                     evaluated,
                     pipeline,
                     leaf.filter_cfg,
-                    finds_masks(self.cfg.get('model')),
+                    finds_masks(self.model),
                 )
                 if evaluated:
                     yield from check_crowded(leaf.ann_file, content, self.cfg)
@@ -111,7 +112,7 @@ class RunRules:
             except UsageError:  # it is said already that it cannot be built
                 continue
             if base == 'CustomDataset':
-                self._enforce(folder_rules(dataset, split != 'train', self._outputs()))
+                self._enforce(folder_rules(dataset, split != 'train', outputs_of(self.model)))
 
     def check_run(self, runner: Runner, meta: Optional[Dict]) -> None:
         """Compare data sets, evaluators and the checkpoint. Repair evaluators.
@@ -176,10 +177,6 @@ class RunRules:
         for line in repair(metric, image_ids):
             self.logger.info(f'{option}: {line}')
         warn_of_absent_classes(metric, self.logger)
-
-    def _outputs(self) -> Optional[int]:
-        """Return the number of outputs of a classifier, if the model is one."""
-        return ((self.cfg.get('model') or {}).get('head') or {}).get('num_classes')
 
     def _enforce(self, problems: Iterable[Problem]) -> None:
         enforce(problems, self.allowed, self.logger.warning)
