@@ -13,24 +13,24 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from .backends import cpu, reference, sdpa
-from .tracing import holds_values, is_compiling, is_for_others
+from .backends import cpu, portable, reference, sdpa
+from .tracing import holds_values, is_compiling, is_for_others, is_traced
 from .validation import check_bool, check_int, check_number
 
 logger = logging.getLogger(__name__)
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# 'auto' tries them in this order.
+# 'auto' tries them in this order; in a traced graph it means 'portable'.
 _BACKENDS = {'cpu': cpu}
 if find_spec('triton'):
     from .backends import triton
 
     _BACKENDS['triton'] = triton
-_BACKENDS.update(sdpa=sdpa, reference=reference)
+_BACKENDS.update(sdpa=sdpa, reference=reference, portable=portable)
 _ENV_VAR = 'BIFORMER_MM_BACKEND'
 _default = None
 # Backends made of PyTorch's own ops only, so that other software can read an exported graph.
-PORTABLE = ('sdpa', 'reference')
+PORTABLE = ('portable', 'sdpa', 'reference')
 
 
 def available_backends() -> Tuple[str, ...]:
@@ -169,6 +169,9 @@ def resolve_backend(backend: str, query: Tensor, num_heads: int) -> str:
                 "backend='auto' to let the inputs decide"
             )
         return backend
+    if is_traced():
+        _log('region_attention: portable runs, as a graph is traced')
+        return 'portable'
     for name, module in _BACKENDS.items():
         if name not in PORTABLE and is_for_others():
             # A trace of a fused backend would fix the size of the map.

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .tracing import is_traced
+
 
 @lru_cache(maxsize=4096)
 def auto_num_regions(height: int, width: int, channels: int, topk: int) -> int:
@@ -57,6 +59,14 @@ def pad_to_regions(x: Tensor, num_regions: int) -> Tensor:
     return F.pad(x, (0, 0, 0, right, 0, bottom))
 
 
+def pin_size(x: Tensor) -> Tensor:
+    """Make a traced graph fail for maps of another H or W: (N, H, W, C) -> (N, H, W, C)."""
+    n, height, width, channels = x.shape
+    # One axis after the other, or a map of W x H would pass.
+    x = x.reshape(n, height, int(width), channels)
+    return x.view(n, int(height), int(width), channels)
+
+
 def partition(x: Tensor, num_regions: int) -> Tensor:
     """Cut a map into S x S regions without copying it.
 
@@ -68,7 +78,12 @@ def partition(x: Tensor, num_regions: int) -> Tensor:
         View of shape (N, S, S, h, w, C).
     """
     # Plain ops here and in merge(), which every layer calls: einops takes up to twice the time.
-    rows = x.unflatten(2, (num_regions, -1)).unflatten(1, (num_regions, -1))
+    if is_traced():  # unflatten() would make the ONNX exporter take all later sizes for constants
+        n, height, _, channels = x.shape
+        rows = x.view(n, height, num_regions, -1, channels)
+        rows = rows.view(n, num_regions, -1, num_regions, rows.shape[3], channels)
+    else:
+        rows = x.unflatten(2, (num_regions, -1)).unflatten(1, (num_regions, -1))
     return rows.transpose(2, 3)
 
 
@@ -82,6 +97,15 @@ def merge(regions: Tensor) -> Tensor:
         Map, (N, S*h, S*w, C); a view if the strides allow it, else a copy.
     """
     return regions.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """Cut padding off: (N, H', W', C) -> (N, H, W, C)."""
+    if not is_traced():
+        return x[:, :height, :width]
+    # In an ONNX runtime each slice is a copy of the map.
+    x = x[:, :height] if x.shape[1] > height else x
+    return x[:, :, :width] if x.shape[2] > width else x
 
 
 def valid_tokens(

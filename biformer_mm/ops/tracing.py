@@ -26,9 +26,14 @@ def _is_exporting() -> bool:
     return _ask()
 
 
+def is_traced() -> bool:
+    """Return whether torch.jit.trace or an ONNX exporter makes a graph."""
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+
+
 def is_for_others() -> bool:
-    """Return whether a graph is being made for other software to read."""
-    return _is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
+    """Return whether a graph is being made for other software to read, also by torch.export."""
+    return _is_exporting() or is_traced()
 
 
 def holds_values(x: Tensor) -> bool:
@@ -37,3 +42,8 @@ def holds_values(x: Tensor) -> bool:
     They cannot while a graph is being made, nor in fake tensors and the like.
     """
     return type(x) is Tensor and not (is_compiling() or is_for_others())
+
+
+def is_symbolic(x: object) -> bool:
+    """Return whether ``x`` stands for a tensor in a graph, as torch.fx's ``Proxy`` does."""
+    return not isinstance(x, Tensor)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from biformer_mm.ops import dispatch, self_check
-from biformer_mm.ops.backends import cpu, cpu_chunked, sdpa
+from biformer_mm.ops.backends import cpu, cpu_chunked, portable, sdpa
 
 DEVICES = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
 
@@ -13,7 +13,9 @@ def device(request):
     return request.param
 
 
-@pytest.fixture(params=['reference', 'sdpa', 'cpu, dense', 'cpu, chunked', 'cpu, many tiles'])
+@pytest.fixture(
+    params=['reference', 'sdpa', 'portable', 'cpu, dense', 'cpu, chunked', 'cpu, many tiles']
+)
 def backend(request, device, monkeypatch):
     """Every backend in plain PyTorch, the CPU's with each of its ways."""
     name, _, way = request.param.partition(', ')
@@ -40,5 +42,5 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(self_check, '_found', {})
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     monkeypatch.delenv(self_check.ENV_VAR, raising=False)
-    monkeypatch.setattr(dispatch, '_BACKENDS', dict(triton=triton, sdpa=sdpa))
+    monkeypatch.setattr(dispatch, '_BACKENDS', dict(triton=triton, sdpa=sdpa, portable=portable))
     return tmp_path / 'biformer_mm' / 'self_check'

@@ -39,7 +39,7 @@ def no_default(monkeypatch):
 def test_available_backends():
     """Triton's where Triton is."""
     with_triton = ('triton',) if find_spec('triton') else ()
-    assert ops.available_backends() == ('cpu', *with_triton, 'sdpa', 'reference')
+    assert ops.available_backends() == ('cpu', *with_triton, 'sdpa', 'reference', 'portable')
 
 
 @pytest.mark.skipif(not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
@@ -50,7 +50,7 @@ def test_auto_takes_the_cpus_backend_on_cpus(inputs, caplog):
 
 
 def test_unknown_backend_lists_the_valid_ones(inputs):
-    message = "one of 'auto', 'cpu', .*'sdpa', 'reference'; got 'cuda'"
+    message = "one of 'auto', 'cpu', .*'sdpa', 'reference', 'portable'; got 'cuda'"
     with pytest.raises(ValueError, match=message):
         attend(inputs, backend='cuda')
     with pytest.raises(ValueError, match=message):

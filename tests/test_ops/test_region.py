@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from biformer_mm.ops import auto_num_regions, merge, pad_to_regions, partition
-from biformer_mm.ops.region import valid_tokens
+from biformer_mm.ops.region import crop, pin_size, valid_tokens
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,37 @@ def test_partition_cuts_without_a_copy():
             assert torch.equal(
                 regions[:, row, col], x[:, 2 * row : 2 * row + 2, 3 * col : 3 * col + 3]
             )
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_a_traced_partition_takes_what_the_regions_divide():
+    trace = torch.jit.trace(lambda x: partition(x, 3), torch.rand(1, 6, 9, 5))
+    x = torch.rand(2, 3, 12, 5)
+    assert torch.equal(trace(x), partition(x, 3))
+    for size in (6, 8), (4, 9), (2, 9), (18, 2):
+        with pytest.raises(RuntimeError, match='is invalid for input of size'):
+            trace(torch.rand(1, *size, 5))
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_a_pinned_size_is_the_only_one_of_a_trace():
+    trace = torch.jit.trace(lambda x: 2 * pin_size(x), torch.rand(1, 6, 9, 5))
+    x = torch.rand(2, 6, 9, 5)
+    assert torch.equal(trace(x), 2 * x)
+    for size in (9, 6), (6, 8), (12, 9), (1, 54):
+        with pytest.raises(RuntimeError, match='is invalid for input of size'):
+            trace(torch.rand(1, *size, 5))
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_crop_cuts_padding_off_and_costs_a_trace_nothing_without_it():
+    x = torch.rand(1, 6, 9, 5)
+    assert torch.equal(crop(x, 5, 7), x[:, :5, :7])
+    assert torch.equal(crop(x, 8, 9), x)
+    for size in (5, 7), (5, 9), (8, 7), (6, 9), (8, 11):
+        trace = torch.jit.trace(lambda x, size=size: crop(x, *size) + 0, x)
+        assert torch.equal(trace(x), crop(x, *size))
+        assert ('aten::slice' in str(trace.graph)) == (size[0] < 6 or size[1] < 9)
 
 
 @pytest.mark.parametrize('layout', ['NHWC', 'NCHW'])

@@ -5,7 +5,7 @@ import torch
 from mmengine.utils import digit_version
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from biformer_mm.ops.tracing import constant, holds_values, is_for_others
+from biformer_mm.ops.tracing import constant, holds_values, is_for_others, is_symbolic, is_traced
 
 needs_export = pytest.mark.skipif(
     digit_version('2.6') > digit_version(torch.__version__), reason='PyTorch before 2.6'
@@ -13,8 +13,8 @@ needs_export = pytest.mark.skipif(
 
 
 def run(x):
-    """x, and 10 more if its values are known, and 100 if the graph is for others."""
-    return x + 10 * holds_values(x) + 100 * is_for_others()
+    """x, and 10 more if its values are known, 100 if the graph is for others, 1000 if traced."""
+    return x + 10 * holds_values(x) + 100 * is_for_others() + 1000 * is_traced()
 
 
 def test_eager():
@@ -30,7 +30,7 @@ def test_compiled():
 
 def test_traced():
     trace = torch.jit.trace(run, torch.zeros(()), check_trace=False)
-    assert trace(torch.ones(())) == 101
+    assert trace(torch.ones(())) == 1101
 
 
 @needs_export
@@ -46,6 +46,12 @@ def test_exported():
 def test_fake_tensors_hold_no_values():
     with FakeTensorMode():
         assert not holds_values(torch.ones(()))
+
+
+def test_a_proxy_stands_for_a_tensor():
+    graph = torch.fx.symbolic_trace(lambda x: x + 10 * is_symbolic(x))
+    assert graph(torch.ones(())) == 11
+    assert not is_symbolic(torch.ones(()))
 
 
 def test_a_constant_is_not_traced():

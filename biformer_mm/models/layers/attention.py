@@ -3,10 +3,10 @@
 Shapes: N batch, H x W map, C channels, S regions per side, k routed regions, m heads.
 """
 
-from typing import Any, Dict, Tuple, Union
+from typing import Any, Dict, Sequence, Tuple, Union
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from biformer_mm.ops import (
     auto_num_regions,
@@ -19,6 +19,8 @@ from biformer_mm.ops import (
 )
 from biformer_mm.ops.backends.block_reference import lce_values
 from biformer_mm.ops.dispatch import check_backend_name, resolve_backend
+from biformer_mm.ops.region import crop, pin_size
+from biformer_mm.ops.tracing import is_for_others, is_symbolic, is_traced
 from biformer_mm.ops.validation import check_choice, check_int, check_multiple
 
 from ..mmengine_compat import register
@@ -110,28 +112,42 @@ class BiLevelRoutingAttention(nn.Module):
         Returns:
             (N, H, W, C).
         """
-        height, width = x.shape[1:3]
+        height, width = x.shape[1], x.shape[2]
         masked = self.padding == 'masked'
         qkv = self.project(x)
-        inputs = self.attention_inputs(qkv, (height, width))
-        backend = resolve_backend(self.attn_backend, inputs['query'], self.num_heads)
-        if backend == 'triton' and x.shape[0] and is_plain(self.lce, DepthwiseConv):
-            out = fused.attention_with_lce(
+        if is_symbolic(x):
+            out = attend_to_regions(
                 qkv,
-                self.lce.weight,
-                self.lce.bias,
-                inputs['region_index'],
-                inputs['query'].shape[1],
-                self.num_heads,
-                self.scale,
                 height,
                 width,
+                self.num_regions,
+                self.topk,
+                self.num_heads,
+                self.scale,
                 masked,
+                self.attn_backend,
             )
-            return self.proj(out)
-        out = merge(region_attention(**inputs, backend=backend))
-        value = lce_values(merge(inputs['value']), self.lce.weight, height, width, masked)
-        return self.proj(add_conv(self.lce, value, out[:, :height, :width]))
+        else:
+            inputs = self.attention_inputs(qkv, (height, width))
+            backend = resolve_backend(self.attn_backend, inputs['query'], self.num_heads)
+            if backend == 'triton' and x.shape[0] and is_plain(self.lce, DepthwiseConv):
+                out = fused.attention_with_lce(
+                    qkv,
+                    self.lce.weight,
+                    self.lce.bias,
+                    inputs['region_index'],
+                    inputs['query'].shape[1],
+                    self.num_heads,
+                    self.scale,
+                    height,
+                    width,
+                    masked,
+                )
+                return self.proj(out)
+            out = crop(merge(region_attention(**inputs, backend=backend)), height, width)
+        value = qkv.split(self.embed_dims, dim=-1)[2]
+        value = lce_values(value, self.lce.weight, height, width, masked)
+        return self.proj(add_conv(self.lce, value, out))
 
     def project(self, x: Tensor) -> Tensor:
         """Pad a map to whole regions, and project it to queries, keys and values.
@@ -142,7 +158,7 @@ class BiLevelRoutingAttention(nn.Module):
         Returns:
             (N, S*ceil(H/S), S*ceil(W/S), 3*C).
         """
-        return self.qkv(pad_to_regions(x, self._regions_of(*x.shape[1:3])))
+        return self.qkv(pad_map(x, self.num_regions, self.topk))
 
     def attention_inputs(self, qkv: Tensor, size: Tuple[int, int]) -> Dict[str, Any]:
         """Cut queries, keys and values into regions, and route.
@@ -154,26 +170,99 @@ class BiLevelRoutingAttention(nn.Module):
         Returns:
             The arguments of :func:`biformer_mm.ops.region_attention`, by name.
         """
-        num_regions = self._regions_of(*size)
-        # A sum, as one condition for torch.compile to guard, not two.
-        padded = qkv.shape[1] + qkv.shape[2] != size[0] + size[1]
-        masked = padded and self.padding == 'masked'
-        query, key, value = (partition(x, num_regions) for x in qkv.chunk(3, dim=-1))
-        return dict(
-            query=query,
-            key=key,
-            value=value,
-            region_index=routing_index(query, key, self.topk, size if masked else None),
-            num_heads=self.num_heads,
-            scale=self.scale,
-            valid_size=size if padded else None,
-            attend_padding=not masked,
+        return _route(
+            qkv,
+            size,
+            self.num_regions,
+            self.topk,
+            self.num_heads,
+            self.scale,
+            self.padding == 'masked',
         )
 
-    def _regions_of(self, height: int, width: int) -> int:
-        if isinstance(self.num_regions, str):  # 'auto'
-            return auto_num_regions(height, width, self.embed_dims, self.topk)
-        return self.num_regions
+
+# torch.fx cannot follow what depends on sizes: it records calls of the functions that are wrapped.
+@fx.wrap
+def pad_map(x: Tensor, num_regions: Union[int, str], topk: int) -> Tensor:
+    """Pad a map to whole regions: (N, H, W, C) -> (N, S*ceil(H/S), S*ceil(W/S), C).
+
+    A traced graph with ``num_regions`` 'auto' fails at other sizes, which may need another S.
+    """
+    if num_regions == 'auto' and is_traced():
+        x = pin_size(x)
+    return pad_to_regions(x, _regions_per_side(num_regions, x.shape[1:3], int(x.shape[3]), topk))
+
+
+@fx.wrap
+def attend_to_regions(
+    qkv: Tensor,
+    height: int,
+    width: int,
+    num_regions: Union[int, str],
+    topk: int,
+    num_heads: int,
+    scale: float,
+    masked: bool,
+    backend: str,
+) -> Tensor:
+    """Route and attend, without LCE.
+
+    Args:
+        qkv: Queries, keys and values of the padded map, (N, S*ceil(H/S), S*ceil(W/S), 3*C).
+        height: Height of the map without padding, H.
+        width: Width of the map without padding, W.
+        num_regions: Regions per side, S, or 'auto'.
+        topk: Routed regions per region, k.
+        num_heads: Number of heads, m.
+        scale: Factor on the dot products before the softmax.
+        masked: Leave the padding out.
+        backend: Backend of :func:`biformer_mm.ops.region_attention`.
+
+    Returns:
+        (N, H, W, C).
+    """
+    inputs = _route(qkv, (height, width), num_regions, topk, num_heads, scale, masked)
+    return crop(merge(region_attention(**inputs, backend=backend)), height, width)
+
+
+def _route(
+    qkv: Tensor,
+    size: Tuple[int, int],
+    num_regions: Union[int, str],
+    topk: int,
+    num_heads: int,
+    scale: float,
+    masked: bool,
+) -> Dict[str, Any]:
+    """See :meth:`BiLevelRoutingAttention.attention_inputs`."""
+    channels = int(qkv.shape[3]) // 3  # an int in traced graphs, too
+    num_regions = _regions_per_side(num_regions, size, channels, topk)
+    # A sum, as one condition for torch.compile to guard, not two.
+    padded = qkv.shape[1] + qkv.shape[2] != size[0] + size[1]
+    masked = padded and masked
+    query, key, value = (partition(x, num_regions) for x in qkv.split(channels, dim=-1))
+    return dict(
+        query=query,
+        key=key,
+        value=value,
+        region_index=routing_index(query, key, topk, size if masked else None),
+        num_heads=num_heads,
+        scale=scale,
+        # Other software computes queries in the padding faster than it masks them.
+        valid_size=size if padded and (masked or not is_for_others()) else None,
+        attend_padding=not masked,
+    )
+
+
+def _regions_per_side(
+    num_regions: Union[int, str], size: Sequence[int], channels: int, topk: int
+) -> int:
+    if isinstance(num_regions, int):
+        return num_regions
+    height, width = size
+    if is_traced():  # where sizes are tensors
+        height, width = int(height), int(width)
+    return auto_num_regions(height, width, channels, topk)
 
 
 class FullAttention(nn.Module):
@@ -212,10 +301,8 @@ class FullAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply full attention: (N, H, W, C) -> (N, H, W, C), any H and W."""
-        height, width = x.shape[1:3]
-        inputs = self.attention_inputs(self.project(x), (height, width))
-        out = region_attention(**inputs, backend=self.attn_backend)
-        return self.proj(add_conv(self.lce, x, merge(out)))
+        out = attend_to_all(self.project(x), self.num_heads, self.scale, self.attn_backend)
+        return self.proj(add_conv(self.lce, x, out))
 
     def project(self, x: Tensor) -> Tensor:
         """Project to queries, keys and values: (N, H, W, C) -> (N, H, W, 3*C)."""
@@ -223,12 +310,23 @@ class FullAttention(nn.Module):
 
     def attention_inputs(self, qkv: Tensor, size: Tuple[int, int]) -> Dict[str, Any]:
         """See :meth:`BiLevelRoutingAttention.attention_inputs`."""
-        query, key, value = partition(qkv, num_regions=1).chunk(3, dim=-1)
-        return dict(
-            query=query,
-            key=key,
-            value=value,
-            region_index=torch.zeros(qkv.shape[0], 1, 1, dtype=torch.long, device=qkv.device),
-            num_heads=self.num_heads,
-            scale=self.scale,
-        )
+        return _one_region(qkv, self.num_heads, self.scale)
+
+
+@fx.wrap
+def attend_to_all(qkv: Tensor, num_heads: int, scale: float, backend: str) -> Tensor:
+    """Let all tokens attend to all: (N, H, W, 3*C) -> (N, H, W, C)."""
+    return merge(region_attention(**_one_region(qkv, num_heads, scale), backend=backend))
+
+
+def _one_region(qkv: Tensor, num_heads: int, scale: float) -> Dict[str, Any]:
+    channels = int(qkv.shape[3]) // 3
+    query, key, value = (partition(x, 1) for x in qkv.split(channels, dim=-1))
+    return dict(
+        query=query,
+        key=key,
+        value=value,
+        region_index=torch.zeros(qkv.shape[0], 1, 1, dtype=torch.long, device=qkv.device),
+        num_heads=num_heads,
+        scale=scale,
+    )

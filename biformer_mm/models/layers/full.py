@@ -3,7 +3,7 @@
 Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021, appendix A.
 """
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from ..mmengine_compat import register
 from .base_attention import BaseAttention, attend_in_groups
@@ -28,4 +28,10 @@ class GlobalAttention(BaseAttention):
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Attend to all tokens: (N, H, W, 3*C) -> (N, H, W, C)."""
-        return attend_in_groups(qkv[:, None, None], self.num_heads)[:, 0, 0].flatten(3)
+        return attend_to_all(qkv, self.num_heads)
+
+
+@fx.wrap  # torch.fx records the call, as it cannot follow what depends on sizes
+def attend_to_all(qkv: Tensor, num_heads: int) -> Tensor:
+    """Let all tokens attend to all: (N, H, W, 3*C) -> (N, H, W, C)."""
+    return attend_in_groups(qkv[:, None, None], num_heads)[:, 0, 0].flatten(3)

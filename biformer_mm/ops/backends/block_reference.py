@@ -8,8 +8,8 @@ from typing import Tuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..region import merge, partition
-from ..tracing import is_compiling
+from ..region import crop, merge, partition
+from ..tracing import is_compiling, is_traced
 from .reference import region_attention
 
 
@@ -100,7 +100,7 @@ def lce_values(value: Tensor, weight: Tensor, height: int, width: int, masked: b
 
     That is the map and, unless ``masked``, the padding within reach of the kernel.
     """
-    if is_compiling() and not masked:
-        return value  # to crop would add guards, and LCE ignores the rest anyway
+    if (is_compiling() or is_traced()) and not masked:
+        return value  # to crop would add guards and copies, and LCE ignores the rest anyway
     margin = 0 if masked else weight.shape[-1] // 2
-    return value[:, : height + margin, : width + margin]
+    return crop(value, height + margin, width + margin)
