@@ -13,7 +13,9 @@ if find_spec('mmengine'):
     from .utils.compatibility import check_packages
 
     check_packages()  # first: what follows may fail with another version
-    from .engine.hooks import routing_visualization_hook  # noqa: F401  (registers it)
+    # Registers them.
+    from .engine.hooks import routing_visualization_hook  # noqa: F401
+    from .engine.optim import layer_decay_constructor  # noqa: F401
 
 from .models import BiFormer, BiLevelRoutingAttention  # noqa: E402
 

@@ -3,7 +3,7 @@
 It needs timm 1.0 or later, but not OpenMMLab.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from timm.layers import ClassifierHead
@@ -14,7 +14,9 @@ from biformer_mm.checkpoint import convert_state_dict
 from biformer_mm.models import BiFormer
 from biformer_mm.models.backbones.arch import ARCHS, parse_arch
 from biformer_mm.models.backbones.biformer import init_linear
+from biformer_mm.ops.validation import check_choice
 
+FORMATS = ('NCHW', 'NHWC')
 Indices = Union[int, Sequence[int], None]
 
 default_cfgs = generate_default_cfgs(
@@ -90,17 +92,17 @@ class BiFormerClassifier(BiFormer):
             indices: Stages. An integer n means the last n, None means all.
             norm: Apply the output norm to the last stage's map.
             stop_early: Stop after the last of these stages.
-            output_fmt: 'NCHW', the only format.
+            output_fmt: 'NCHW' or 'NHWC': the layout of all maps.
             intermediates_only: Return only the stages' maps.
 
         Returns:
-            The final map, normalised, and the list of the stages' maps; or only the list.
+            The final map, normalised, and the list of the stages' maps; or only the list. Maps are
+            (N, C, H, W), or (N, H, W, C) if ``output_fmt`` is 'NHWC'.
 
         Raises:
-            ValueError: A stage does not exist, or ``output_fmt`` is not 'NCHW'.
+            ValueError: A stage does not exist, or ``output_fmt`` is another one.
         """
-        if output_fmt != 'NCHW':
-            raise ValueError(f"output_fmt must be 'NCHW'; got {output_fmt!r}")
+        check_choice('output_fmt', output_fmt, FORMATS)
         wanted = self._find_stages(indices)
         maps = []
         stages = range(max(wanted) + 1 if stop_early else len(self.stages))
@@ -109,6 +111,8 @@ class BiFormerClassifier(BiFormer):
             normed = self._normalize(i, x)
             if i in wanted:
                 maps.append(normed if norm else x)
+        if output_fmt == 'NHWC':
+            maps, normed = [x.permute(0, 2, 3, 1) for x in maps], normed.permute(0, 2, 3, 1)
         return maps if intermediates_only else (normed, maps)
 
     def prune_intermediate_layers(
@@ -147,6 +151,12 @@ class BiFormerClassifier(BiFormer):
         self.with_cp = enable
 
     @torch.jit.ignore
+    def no_weight_decay(self) -> Set[str]:
+        """Return the names of weights without decay: those of attentions that have tables."""
+        names = [name for name, _ in self.named_parameters()]
+        return {name for name in names if name.rpartition('.')[2] not in ('weight', 'bias')}
+
+    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict:
         """Return patterns that group weights by depth, for layer-wise learning rates."""
         if coarse:
@@ -176,12 +186,21 @@ def _read_weights(checkpoint: Dict) -> Dict[str, Tensor]:
 
 
 def _create(arch: str, pretrained: bool, **options: Any) -> nn.Module:
+    feature_cfg: Dict[str, Any] = dict(out_indices=(0, 1, 2, 3), feature_cls='getter')
+    if options.get('features_only') and 'output_fmt' in options:
+        output_fmt = feature_cfg['output_fmt'] = options.pop('output_fmt')
+        feature_cls = options.get('feature_cls', 'getter')
+        if output_fmt != 'NCHW' and feature_cls != 'getter':
+            raise ValueError(
+                f"output_fmt must be 'NCHW' with {feature_cls=}, for which timm takes maps as they "
+                f"are; use feature_cls='getter', or permute the maps; got {output_fmt!r}"
+            )
     return build_model_with_cfg(
         BiFormerClassifier,
         f'biformer_{arch}',
         pretrained,
         pretrained_filter_fn=_read_weights,
-        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),
+        feature_cfg=feature_cfg,
         arch=arch,
         **options,
     )

@@ -124,6 +124,29 @@ def test_features_have_no_weight_to_spare(out_indices, channels):
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.parametrize('feature_cls', ['fx', 'hook'])
+def test_other_feature_extractors_give_the_same_maps(feature_cls):
+    options = dict(features_only=True, out_indices=(1, 3), num_regions=4)
+    getter = create(**options).eval()
+    features = create(feature_cls=feature_cls, **options).eval()
+    assert features.feature_info.channels() == [128, 512]
+    for found, expected in zip(features(IMAGE), getter(IMAGE)):
+        torch.testing.assert_close(found, expected)
+
+
+def test_features_in_channels_last_order():
+    options = dict(features_only=True, out_indices=(1, 3))
+    maps = create(output_fmt='NHWC', **options).eval()(IMAGE)
+    for found, expected in zip(maps, create(**options).eval()(IMAGE)):
+        torch.testing.assert_close(found, expected.permute(0, 2, 3, 1), rtol=0, atol=0)
+    final, _ = create().eval().forward_intermediates(IMAGE, output_fmt='NHWC')
+    assert final.shape == (2, 2, 3, 512)
+    with pytest.raises(ValueError, match="use feature_cls='getter'.*got 'NHWC'"):
+        create(output_fmt='NHWC', feature_cls='fx', **options)
+    with pytest.raises(TypeError, match='output_fmt'):
+        create(output_fmt='NHWC')  # a classifier has no maps
+
+
 def test_stage_that_is_not_there():
     with pytest.raises(ValueError, match=r'stages 0 to 3; asked for: \[4\]'):
         create(features_only=True, out_indices=(4,))
@@ -143,7 +166,7 @@ def test_intermediates():
     early = model.forward_intermediates(IMAGE, (1,), stop_early=True, intermediates_only=True)
     torch.testing.assert_close(early, maps[1:2])
     assert not calls
-    with pytest.raises(ValueError, match="must be 'NCHW'; got 'NLC'"):
+    with pytest.raises(ValueError, match=r"got 'NLC'"):
         model.forward_intermediates(IMAGE, output_fmt='NLC')
 
 
@@ -218,6 +241,14 @@ def test_groups_deepen_with_the_network():
     assert len(set(group.values())) == 1 + 14 + 3 + 1
     coarse = timm.models.group_parameters(model, model.group_matcher(coarse=True), reverse=True)
     assert len(set(coarse.values())) == 1 + 4 + 1
+
+
+def test_tables_of_positions_do_not_decay():
+    arch = dict(base='stl', embed_dims=(16, 32, 64, 96), depths=(1, 1, 1, 1), head_dim=16)
+    arch['attention'] = ['shifted_window', 'deformable', 'full', 'full']
+    names = BiFormerClassifier(arch).no_weight_decay()
+    assert names == {'stages.0.0.attn.bias.table', 'stages.1.0.attn.table'}
+    assert create().no_weight_decay() == set()
 
 
 def test_weights_decay_as_timm_groups_them():

@@ -1,7 +1,7 @@
 """Print what statements change of MMEngine, torch and the process.
 
-Allowed are entries of ours in registries, ops in our namespace, and modules
-that are loaded.
+Allowed are entries of ours in registries, ops in our namespace, functions of
+ours that torch.fx records as they are, and modules that are loaded.
 """
 
 import gc
@@ -27,13 +27,19 @@ def is_ours(*things):
     return any('biformer_mm' in str(x) for x in things)
 
 
+def owner(value):
+    """What names the owner of an entry; torch.fx has the globals of a function's module."""
+    name = value.get('__name__') if isinstance(value, dict) else value
+    return name if isinstance(name, str) else ''
+
+
 def entries(table):
     """What is foreign in a table: of a dict, whatever has a foreign key."""
     if isinstance(table, dict):
         items = [
             (str(key), str(id(value)))
             for key, value in list(table.items())
-            if not is_ours(key, value if isinstance(value, str) else '')
+            if not is_ours(key, owner(value))
         ]
     else:
         items = [(str(x),) for x in list(table) if not is_ours(x)]

@@ -115,6 +115,7 @@ KINDS = {
     'normalisation': 'error',
     'constant-loss': 'error',
     'idle-optimizer': 'error',
+    'layer-decay': 'error',
     'schedule-units': 'error',
     'evaluator-task': 'error',
     'evaluator-limits': 'error',

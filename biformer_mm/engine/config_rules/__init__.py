@@ -6,7 +6,18 @@ from mmengine.config import Config
 
 from biformer_mm.datasets.checks.problems import Problem
 
-from . import classes, evaluations, flips, labels, limits, losses, pictures, schedules, splits
+from . import (
+    classes,
+    evaluations,
+    flips,
+    labels,
+    limits,
+    losses,
+    optimizers,
+    pictures,
+    schedules,
+    splits,
+)
 from .options import check_options
 
 # The classes first: wrong ones explain what the others find.
@@ -15,6 +26,7 @@ _RULES = (
     *labels.RULES,
     *pictures.RULES,
     *losses.RULES,
+    *optimizers.RULES,
     *schedules.RULES,
     *evaluations.RULES,
     *limits.RULES,

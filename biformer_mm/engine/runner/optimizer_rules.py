@@ -13,6 +13,7 @@ from torch import nn
 from biformer_mm.datasets.checks.problems import Problem
 from biformer_mm.utils.config_types import bare_type_name
 
+_CONSTRUCTORS = ('DefaultOptimWrapperConstructor', 'LayerDecayOptimWrapperConstructor')
 _KEYS = 'optim_wrapper.paramwise_cfg.custom_keys'
 # Averages whose share of the first weights depends on the number of updates only.
 _AVERAGES = ('ExponentialMovingAverage', 'MomentumAnnealingEMA', 'ExpMomentumEMA')
@@ -27,13 +28,13 @@ def check_custom_keys(model: nn.Module, optim_wrapper: Dict) -> Iterator[Problem
 
     Args:
         model: The model, also wrapped.
-        optim_wrapper: The config. Other constructors than MMEngine's are passed over.
+        optim_wrapper: The config. Constructors of others are passed over.
 
     Yields:
         ``custom-keys`` (error) or ``unused-custom-keys`` (warning).
     """
-    constructor = dict(type=optim_wrapper.get('constructor', 'DefaultOptimWrapperConstructor'))
-    if bare_type_name(constructor) != 'DefaultOptimWrapperConstructor':
+    constructor = bare_type_name(dict(type=optim_wrapper.get('constructor', _CONSTRUCTORS[0])))
+    if constructor not in _CONSTRUCTORS:
         return
     names = _parameters(model)
     custom_keys = (optim_wrapper.get('paramwise_cfg') or {}).get('custom_keys') or {}
@@ -102,7 +103,7 @@ def _parameters(model: nn.Module) -> List[str]:
     if is_model_wrapper(model):
         model = model.module
     return [
-        f'{prefix}.{name}'
+        f'{prefix}.{name}'.replace('_fsdp_wrapped_module.', '')
         for prefix, module in model.named_modules(remove_duplicate=False)
         for name, _ in module.named_parameters(recurse=False)
     ]

@@ -6,9 +6,10 @@ Shapes: N batch, H x W map, C channels, S regions per side, k routed regions.
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.checkpoint import checkpoint
 
+from biformer_mm.ops.tracing import is_symbolic
 from biformer_mm.ops.validation import check_bool, check_choice, check_int, check_number
 from biformer_mm.utils.config_types import is_pretrained
 
@@ -57,6 +58,29 @@ class BiFormerBlock(nn.Module):
         attended = self.drop_path(self.attn(self.norm1(x)))
         x, normed = add_norm(self.norm2, x, attended)
         return x + self.drop_path(self.mlp(normed))
+
+
+class Stage(nn.Sequential):
+    """The blocks of a stage, with an NCHW map in and out as feature extractors expect it."""
+
+    def forward(self, x: Tensor, with_cp: bool = False, compiled: bool = False) -> Tensor:
+        """Apply the blocks.
+
+        Args:
+            x: (N, C, H, W).
+            with_cp: Recompute the activations of blocks in the backward pass.
+            compiled: Whether the blocks are compiled.
+
+        Returns:
+            (N, C, H, W).
+        """
+        x = x.permute(0, 2, 3, 1).contiguous()
+        if compiled:  # a view as input would need another graph
+            x = torch.ops.aten._unsafe_view(x, x.shape)
+        with_cp = with_cp and torch.is_grad_enabled() and not is_symbolic(x)
+        for block in self:
+            x = checkpoint(block, x, use_reentrant=False) if with_cp else block(x)
+        return x.permute(0, 3, 1, 2)
 
 
 @register
@@ -188,7 +212,7 @@ class BiFormer(BaseModule):
             )
 
         self.stages = nn.ModuleList(
-            nn.Sequential(*(make_block(stage, index) for index in range(depth)))
+            Stage(*(make_block(stage, index) for index in range(depth)))
             for stage, depth in enumerate(depths[: last + 1])
         )
 
@@ -232,6 +256,31 @@ class BiFormer(BaseModule):
         )
         return [name for name in names if name.startswith(parts)]
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """Return the depth of a parameter, for layer-wise decay of learning rates.
+
+        The stem has depth 0; each block, with the downsampling after it, has the next; output
+        norms, and what does not belong to this backbone, have the last.
+
+        Args:
+            param_name: Name of the parameter in the model.
+            prefix: What the names of this backbone's parameters begin with, such as 'backbone.'.
+
+        Returns:
+            The depth, and the number of depths.
+        """
+        depths = [len(list(stage.children())) for stage in self.stages]
+        number = sum(depths) + 2
+        part, *indices = param_name[len(prefix) :].split('.')
+        if param_name.startswith(prefix):
+            if part == 'stem':
+                return 0, number
+            if part == 'downsamples':
+                return sum(depths[: int(indices[0]) + 1]), number
+            if part == 'stages':
+                return sum(depths[: int(indices[0])]) + int(indices[1]) + 1, number
+        return number - 1, number
+
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Compute the maps of the stages in ``out_indices``.
 
@@ -250,17 +299,11 @@ class BiFormer(BaseModule):
                 on a CPU.
             RuntimeError: PyTorch raises it if ``x`` has another dtype or device than the weights.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise ValueError(
-                f'the input must be a floating-point tensor; got {getattr(x, "dtype", type(x))}'
-            )
-        if x.dim() != 4 or x.shape[1] != self.in_channels or (min(x.shape[2:]) < MIN_SIDE):
-            raise ValueError(
-                f'the input must be (N, {self.in_channels}, H, W) with H and '
-                f'W at least {MIN_SIDE}; got {tuple(x.shape)}'
-            )
-        channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        memory_format = torch.contiguous_format
+        if not isinstance(x, fx.Proxy):  # which stands for any images
+            self._check_images(x)
+            if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+                memory_format = torch.channels_last
         outs = []
         for i in range(len(self.stages)):
             x = self._run_stage(i, x)
@@ -329,19 +372,22 @@ class BiFormer(BaseModule):
         for module in frozen:
             module.eval().requires_grad_(False)
 
+    def _check_images(self, x: Tensor) -> None:
+        """Raise a ValueError unless ``x`` fits; see :meth:`forward`."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise ValueError(
+                f'the input must be a floating-point tensor; got {getattr(x, "dtype", type(x))}'
+            )
+        if x.dim() != 4 or x.shape[1] != self.in_channels or (min(x.shape[2:]) < MIN_SIDE):
+            raise ValueError(
+                f'the input must be (N, {self.in_channels}, H, W) with H and '
+                f'W at least {MIN_SIDE}; got {tuple(x.shape)}'
+            )
+
     def _run_stage(self, stage: int, x: Tensor) -> Tensor:
         """Run a stage on the previous stage's map, or on images; NCHW in and out."""
         x = self.downsamples[stage - 1](x) if stage > 0 else self.stem(x)
-        x = x.permute(0, 2, 3, 1).contiguous()
-        if self._blocks_compiled:  # a view as input would need another graph
-            x = torch.ops.aten._unsafe_view(x, x.shape)
-        blocks: Any = self.stages[stage]
-        for block in blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return x.permute(0, 3, 1, 2)
+        return self.stages[stage](x, self.with_cp, self._blocks_compiled)
 
     def _normalize(self, stage: int, x: Tensor) -> Tensor:
         """Apply the output norm of a stage, if there is one, to its NCHW map."""

@@ -1,13 +1,15 @@
 """The basic layers of the backbone: norms, stems, convolutions, MLP, stochastic depth."""
 
-from typing import TYPE_CHECKING, Dict, Optional, Tuple, Type, TypeVar
+from typing import TYPE_CHECKING, Dict, Optional, Tuple, Type, TypeVar, Union
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.grad import conv2d_weight
 
 from biformer_mm.ops import fused
+from biformer_mm.ops.region import crop
+from biformer_mm.ops.tracing import is_symbolic
 from biformer_mm.ops.validation import check_bool, check_choice, check_number
 
 if TYPE_CHECKING:
@@ -99,10 +101,14 @@ def add_conv(conv: nn.Module, x: Tensor, added: Tensor) -> Tensor:
     Returns:
         (N, H, W, C).
     """
-    if is_plain(conv, DepthwiseConv) and fused.depthwise_reason(x, added) is None:
+    if (
+        is_plain(conv, DepthwiseConv)
+        and not is_symbolic(x)
+        and fused.depthwise_reason(x, added) is None
+    ):
         return fused.add_depthwise(x, conv.weight, conv.bias, added)
     height, width = added.shape[1:3]
-    return added + conv_nhwc(conv, x)[:, :height, :width]
+    return added + crop(conv_nhwc(conv, x), height, width)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -110,14 +116,14 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise: (..., C) -> (..., C)."""
-        if fused.norm_reason(x) is None:
+        if not is_symbolic(x) and fused.norm_reason(x) is None:
             return fused.layer_norm(x, self.weight, self.bias, self.eps)
         return super().forward(x)
 
 
 def add_norm(norm: nn.Module, x: Tensor, added: Tensor) -> Tuple[Tensor, Tensor]:
     """Return the sum of two maps, and a :class:`LayerNorm` of it, (..., C) each."""
-    if is_plain(norm, LayerNorm) and fused.norm_reason(x, added) is None:
+    if is_plain(norm, LayerNorm) and not is_symbolic(x) and fused.norm_reason(x, added) is None:
         return fused.add_layer_norm(x, added, norm.weight, norm.bias, norm.eps)
     x = x + added
     return x, norm(x)
@@ -138,10 +144,14 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve: (N, C, H, W) -> (N, C, H, W)."""
-        # Other software could not read a trace with our autograd function.
-        if x.device.type == 'cpu' and torch.is_grad_enabled() and not torch.jit.is_tracing():
+        if _takes_functions(x) and x.device.type == 'cpu':
             return _DepthwiseConv.apply(x, self.weight, self.bias)
         return super().forward(x)
+
+
+def _takes_functions(x: Tensor) -> bool:
+    """Return whether to use our autograd functions: in training, and in no recorded graph."""
+    return torch.is_grad_enabled() and not torch.jit.is_tracing() and not is_symbolic(x)
 
 
 class _DepthwiseConv(torch.autograd.Function):
@@ -178,7 +188,8 @@ class _DepthwiseConv(torch.autograd.Function):
                         seen, (channels, 1, size, columns), dout, padding=(same, 0), groups=channels
                     )
                 )
-            dweight = torch.cat(parts, dim=-1).to(weight.dtype)
+            # In the weight's layout, for which DDP has prepared its buckets.
+            dweight = torch.empty_like(weight).copy_(torch.cat(parts, dim=-1))
         if need[2]:
             dbias = dout.sum(dim=(0, 2, 3)).to(weight.dtype)
         return dx, dweight, dbias
@@ -202,8 +213,7 @@ class MLP(nn.Module):
         """Apply the MLP: (..., C) -> (..., C)."""
         hidden = self.fc1(x)
         if (
-            torch.is_grad_enabled()
-            and not torch.jit.is_tracing()
+            _takes_functions(x)
             and is_plain(self.fc2, nn.Linear)
             and is_plain(self.act, nn.GELU)
             and self.act.approximate == 'none'
@@ -250,6 +260,25 @@ def is_plain(layer: nn.Module, kind: Type[Layer]) -> 'TypeGuard[Layer]':
     )
 
 
+@fx.wrap  # one node of a graph, as the shape that it draws depends on the batch
+def drop_samples(x: Tensor, keep: Union[float, Tensor]) -> Tensor:
+    """Set random samples to zero and divide the others by the share that is kept.
+
+    Args:
+        x: (N, ...).
+        keep: Probability to keep a sample, in (0, 1].
+
+    Returns:
+        (N, ...).
+    """
+    shape = (len(x),) + (1,) * (x.dim() - 1)
+    if isinstance(keep, Tensor):
+        drawn = torch.rand(shape, device=x.device)
+        return x * ((drawn < keep) / keep).to(x.dtype)
+    kept = torch.empty(shape, dtype=x.dtype, device=x.device)
+    return x * kept.bernoulli_(keep).div_(keep)
+
+
 class DropPath(nn.Module):
     """Stochastic depth: drop a residual branch per sample in training.
 
@@ -274,17 +303,9 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop samples in training: (N, ...) -> (N, ...)."""
-        if not self.training:
+        if not self.training or self.keep is None and self.rate == 0:
             return x
-        shape = (len(x),) + (1,) * (x.dim() - 1)
-        if self.keep is not None:
-            drawn = torch.rand(shape, device=x.device)
-            return x * ((drawn < self.keep) / self.keep).to(x.dtype)
-        if self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        kept = torch.empty(shape, dtype=x.dtype, device=x.device)
-        return x * kept.bernoulli_(keep).div_(keep)
+        return drop_samples(x, 1 - self.rate if self.keep is None else self.keep)
 
     def extra_repr(self) -> str:
         """Return the rate, for ``print``."""

@@ -18,7 +18,8 @@ class BRAPlugin(nn.Module):
     network with the layer added starts from its pretrained outputs.
 
     It follows the protocol of mmcv's plug-in layers (``plugins=`` of the ResNets in mmdet and
-    mmseg, which pass ``in_channels``), and works without OpenMMLab.
+    mmseg, which pass ``in_channels``), and works without OpenMMLab. For the YOLOs of ultralytics
+    see :mod:`biformer_mm.ultralytics`.
 
     Args:
         in_channels: Channels in and out, C.

@@ -112,7 +112,8 @@ class DeformableAttention(BaseAttention):
             at -1, the last at 1.
         """
         groups = query.unflatten(-1, (self.num_groups, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)
-        spread = self.norm(self.spread(groups).permute(0, 2, 3, 1))
+        # Contiguous, so that the kernel's gradient is too, as DDP wants it.
+        spread = self.norm(self.spread(groups.contiguous()).permute(0, 2, 3, 1))
         offset = self.to_offset(F.gelu(spread))
         offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
         height, width = offset.shape[1:3]

@@ -5,10 +5,10 @@ import torch
 from mmengine.utils import digit_version
 
 from biformer_mm.models import BiLevelRoutingAttention
-from biformer_mm.models.layers.attention import FullAttention
+from biformer_mm.models.layers.attention import FullAttention, attend_to_all, attend_to_regions
 from biformer_mm.ops import auto_num_regions
 
-BACKENDS = ('reference', 'sdpa', 'auto')
+BACKENDS = ('reference', 'sdpa', 'portable', 'auto')
 
 
 def masked_loop(layer, x):
@@ -187,3 +187,33 @@ def test_large_activations_survive_fp16_autocast(make):
         out.float().square().mean().backward()
     assert out.isfinite().all() and x.grad.isfinite().all()
     assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize('num_regions', [3, 'auto'])
+@pytest.mark.parametrize('padding', ['legacy', 'masked'])
+def test_fx_records_one_call_that_takes_any_size(num_regions, padding):
+    torch.manual_seed(0)
+    layer = BiLevelRoutingAttention(8, 2, num_regions, 2, padding).double()
+    graph = torch.fx.symbolic_trace(layer)
+    calls = [node for node in graph.graph.nodes if node.target is attend_to_regions]
+    assert len(calls) == 1
+    for size in (6, 9), (7, 8), (20, 16):
+        assert_fx_equals(graph, layer, torch.randn(2, *size, 8).double())
+
+
+def test_fx_records_one_call_of_full_attention():
+    layer = FullAttention(8, 2).double()
+    graph = torch.fx.symbolic_trace(layer)
+    assert sum(node.target is attend_to_all for node in graph.graph.nodes) == 1
+    for size in (3, 4), (5, 2):
+        assert_fx_equals(graph, layer, torch.randn(2, *size, 8).double())
+
+
+def assert_fx_equals(graph, layer, x):
+    out, expected = graph(x), layer(x)
+    torch.testing.assert_close(out, expected)
+    for mine, own in zip(
+        torch.autograd.grad(out.square().sum(), graph.parameters()),
+        torch.autograd.grad(expected.square().sum(), layer.parameters()),
+    ):
+        torch.testing.assert_close(mine, own)

@@ -66,6 +66,15 @@ def test_autocast_trains(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
+def test_gradients_have_the_layout_of_their_weights(name):
+    """Else DDP warns in every run, and copies each step."""
+    net = build(name)
+    output_and_gradients(net, torch.randn(2, 3, 64, 96))
+    for name, p in net.named_parameters():
+        assert p.grad.stride() == p.stride(), name
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_recomputing_activations_changes_nothing(name):
     x = torch.randn(2, 3, 64, 96)
     expected = output_and_gradients(build(name), x)

@@ -53,6 +53,18 @@ def test_depthwise_conv_under_autocast():
         assert (grad - right).norm() < 0.02 * right.norm()
 
 
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('autocast', [False, True])
+def test_gradient_of_depthwise_conv_has_the_layout_of_the_weight(memory_format, autocast):
+    """Also in the axis of size 1, which DDP compares."""
+    conv = DepthwiseConv(4, 5).to(memory_format=memory_format)
+    x = torch.randn(2, 5, 6, 4).permute(0, 3, 1, 2)
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        out = conv(x)
+    out.float().sum().backward()
+    assert conv.weight.grad.stride() == conv.weight.stride()
+
+
 def test_depthwise_conv_gives_what_is_asked_for():
     conv, x = DepthwiseConv(4, 5), torch.randn(2, 4, 5, 6, requires_grad=True)
     conv.requires_grad_(False)

@@ -3,7 +3,7 @@ import torch
 from attention_loop import assert_equal_with_gradients
 from torch.nn.functional import scaled_dot_product_attention
 
-from biformer_mm.models.layers.full import GlobalAttention
+from biformer_mm.models.layers.full import GlobalAttention, attend_to_all
 
 
 @pytest.mark.parametrize('size', [(1, 1), (5, 3), (8, 8)])
@@ -18,3 +18,12 @@ def test_equals_pytorchs_attention_on_the_flat_map(size):
         return layer.proj(out).view_as(x)
 
     assert_equal_with_gradients(layer, flat, torch.randn(2, *size, 12).double())
+
+
+def test_fx_records_one_call_that_takes_any_size():
+    layer = GlobalAttention(12, 3)
+    graph = torch.fx.symbolic_trace(layer)
+    assert sum(node.target is attend_to_all for node in graph.graph.nodes) == 1
+    for size in (1, 1), (5, 3):
+        x = torch.randn(2, *size, 12)
+        torch.testing.assert_close(graph(x), layer(x))
