@@ -47,6 +47,7 @@ def main() -> None:
             check_writable('--out', args.out)
         cfg.load_from, cfg.resume = args.checkpoint, False
         set_compile(cfg)
+        launch.leave_out_sharding(cfg)
         check_data(cfg, ['test'])
         warnings = launch.refuse_config(cfg, ['test'], args)
         if args.show_dir is not None:

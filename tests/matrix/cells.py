@@ -13,6 +13,8 @@ from matrix.shrink import LONGER, unit_of
 from mmengine.config import Config
 from tool_runner import TRUST
 
+from biformer_mm.utils.config_types import type_name
+
 
 class Recipe(NamedTuple):
     """A shrunken config among its data; paths are from there."""
@@ -76,9 +78,10 @@ COLUMNS = tuple(COMMANDS)
 def to_arguments(column: str, recipe: Recipe) -> List[str]:
     """A tool's path below tools/, and its arguments."""
     unit = unit_of(recipe.cfg)
-    # DeepSpeed needs a launcher, and unpickles what it resumes from.
-    sharded = 'strategy' in recipe.cfg
-    trust = TRUST or (['--trust'] if sharded and column == 'resume' else [])
+    # Sharded training needs a launcher; DeepSpeed unpickles what it resumes from.
+    strategy = type_name(recipe.cfg.get('strategy'))
+    unpickles = strategy == 'DeepSpeedStrategy' and column == 'resume'
+    trust = TRUST or (['--trust'] if unpickles else [])
     return (
         COMMANDS[column]
         .format(
@@ -89,7 +92,7 @@ def to_arguments(column: str, recipe: Recipe) -> List[str]:
             picture=recipe.pictures[0],
             pictures=' '.join(recipe.pictures),
             longer=f'train_cfg.{unit}={LONGER[unit]}',
-            launcher='--launcher pytorch' if sharded else '',
+            launcher='--launcher pytorch' if strategy else '',
             trust=' '.join(trust),
         )
         .split()

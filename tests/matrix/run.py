@@ -90,8 +90,8 @@ def run_cell(config: str, name: str, recipe: Recipe) -> Outcome:
     start = time.time()
     with tempfile.TemporaryFile('w+', errors='replace') as file:
         with output_to(file):
-            # DeepSpeed cannot be started twice in a process.
-            apart = tool == 'train.py' and 'strategy' in recipe.cfg
+            # What has a launcher cannot be started twice in a process.
+            apart = '--launcher' in arguments
             status = (call_apart if apart else call)(tool, arguments)
         file.seek(0)
         output = file.read()

@@ -22,7 +22,7 @@ _SIDES = ('scale', 'scales', 'crop_size', 'size', 'max_size')
 def shrink(cfg: Config) -> Config:
     """Shrink images, numbers of boxes, batches and lengths, and leave all else
     as it is."""
-    if not cfg.filename.endswith(('_demo.py', '_demo_zero.py')):
+    if not cfg.filename.endswith(('_demo.py', '_demo_zero.py', '_demo_fsdp.py')):
         divisor = _DIVISORS[cfg.default_scope]
         for part in _image_parts(cfg):
             _each_dict(part, lambda x: _divide(x, _SIDES, divisor))

@@ -14,7 +14,8 @@ pytestmark = [
 ]
 
 
-def test_state_is_sharded_and_resumed(tmp_path):
+@pytest.mark.parametrize('stage', [1, 2, 3])
+def test_state_is_sharded_and_resumed(stage, tmp_path):
     root = make_shapes(tmp_path / 'shapes', num_train=4, num_val=2)
     annotations = root / 'annotations' / 'instances_val.json'
 
@@ -27,6 +28,7 @@ def test_state_is_sharded_and_resumed(tmp_path):
             '--work-dir',
             tmp_path / 'work_dir',
             '--cfg-options',
+            f'strategy.zero_optimization.stage={stage}',
             f'train_cfg.max_epochs={epochs}',
             f'train_dataloader.dataset.data_root={root}',
             f'val_dataloader.dataset.data_root={root}',

@@ -9,6 +9,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from biformer_mm.utils.errors import UsageError
 
@@ -26,7 +27,7 @@ class GradientCheckHook(Hook):
     a part of the model, such as ``auxiliary_head``, are zero in the first 100.
     With a gradient scaler (``--amp``) it stops the run if 50 updates in a row
     have changed no weight, because each of them was skipped. tools/train.py
-    adds the hook. Runs with DeepSpeed or several optimisers are not checked.
+    adds the hook. Runs with FSDP, DeepSpeed or several optimisers are not checked.
 
     Raises:
         UsageError: During training, if mixed precision skips every update.
@@ -41,6 +42,8 @@ class GradientCheckHook(Hook):
         """Look at the gradients in the optimiser wrapper's ``step``."""
         wrapper = runner.optim_wrapper
         if not isinstance(wrapper, OptimWrapper) or isinstance(wrapper, OptimWrapperDict):
+            return
+        if isinstance(runner.model, FullyShardedDataParallel):  # gradients are partly elsewhere
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._params = {

@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from biformer_mm.models.compiling import eagerly
 from biformer_mm.ops.validation import check_int
@@ -22,8 +23,8 @@ class NonFiniteLossHook(Hook):
     """Check each loss before the optimiser uses it.
 
     A loss that is nan or infinite never reaches the optimiser. The run stops,
-    or skips the batch, and names the iteration, the files and the first module
-    with such an output. An overflow that the gradient scaler of mixed
+    or skips the batch, and names the iteration, the files and, unless weights
+    are sharded, the first module with such an output. An overflow that the gradient scaler of mixed
     precision corrects does not count, as the loss itself is finite.
     tools/train.py adds the hook.
 
@@ -59,13 +60,16 @@ class NonFiniteLossHook(Hook):
 
     def _stop_or_skip(self, runner: Runner) -> None:
         self.skipped += 1
-        model, wrapper = _unwrap(runner.model), runner.optim_wrapper
-        with (
-            wrapper.optim_context(model)  # the precision of --amp
-            if isinstance(wrapper, OptimWrapper)
-            else nullcontext()
-        ):
-            origin = find_origin(model, self._batch)
+        if has_sharded_weights(runner.model):
+            origin = 'not located, as the weights are sharded'
+        else:
+            model, wrapper = _unwrap(runner.model), runner.optim_wrapper
+            with (
+                wrapper.optim_context(model)  # the precision of --amp
+                if isinstance(wrapper, OptimWrapper)
+                else nullcontext()
+            ):
+                origin = find_origin(model, self._batch)
         text = (
             f'the loss of iteration {runner.iter + 1} is not finite; '
             f'files: {", ".join(file_names(self._batch)) or "unnamed"}; '
@@ -82,6 +86,12 @@ class NonFiniteLossHook(Hook):
             for buffer, value in self._buffers:
                 buffer.copy_(value)
         runner.logger.warning(f'{text}; passed over, {self.skipped} of at most {self.max_skips}')
+
+
+def has_sharded_weights(model: nn.Module) -> bool:
+    """Return whether each process has a part of the weights only: with FSDP, or ZeRO stage 3."""
+    in_stage_3 = getattr(model, 'zero_optimization_partition_weights', lambda: False)
+    return isinstance(model, FullyShardedDataParallel) or in_stage_3()
 
 
 def file_names(batch: Any) -> List[str]:

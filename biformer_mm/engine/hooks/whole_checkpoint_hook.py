@@ -29,6 +29,7 @@ _MEANING = dict(
 # Attributes in which MMEngine's hook notes what checkpoints there are.
 _NOTES = ('last_ckpt', 'keep_ckpt_ids', 'best_ckpt_path', 'best_ckpt_path_dict')
 _outdated: List[str] = []  # files to remove when the next is there
+_OF_RANK = re.compile(r'zero_pp_rank_(\d+)_mp_rank_\d+_optim_states\.pt$')
 _NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)(?:_iter_(\d+))?\.pth')
 
 
@@ -215,12 +216,17 @@ def find_whole_checkpoint(work_dir: str) -> Optional[str]:
 
 
 def is_whole(path: str) -> bool:
-    """Return whether a checkpoint exists and is complete; DeepSpeed's folders pass.
+    """Return whether a checkpoint exists and is complete.
 
-    torch.save writes a ZIP file, whose directory comes last.
+    torch.save writes a ZIP file, whose directory comes last. In a folder of DeepSpeed, each
+    file must be complete, and none missing before the last process's.
     """
+    if osp.isdir(path):
+        files = [osp.join(path, name) for name in os.listdir(path) if name.endswith('.pt')]
+        ranks = {int(found[1]) for found in map(_OF_RANK.search, files) if found}
+        return bool(files) and ranks == set(range(len(ranks))) and all(map(is_whole, files))
     try:
-        return osp.isdir(path) or osp.isfile(path) and zipfile.is_zipfile(path)
+        return osp.isfile(path) and zipfile.is_zipfile(path)
     except zipfile.BadZipFile:  # its end says that there are other parts
         return False
 

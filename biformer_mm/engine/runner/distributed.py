@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 from datetime import timedelta
-from importlib.util import find_spec
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -19,7 +18,7 @@ from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 from torch.distributed import destroy_process_group, init_process_group, is_initialized
 
-from biformer_mm.utils.config_types import type_name
+from biformer_mm.utils.config_types import bare_type_name, type_name
 from biformer_mm.utils.errors import UsageError
 
 # By launcher: the variables of a process's rank, the number of processes and
@@ -34,6 +33,8 @@ _CURES = {
     'slurm': 'start with tools/slurm_train.sh, slurm_test.sh or srun',
     'mpi': "start with Open MPI's mpirun",
 }
+
+SHARDING = ('DeepSpeedStrategy', 'FSDPStrategy')
 
 
 def read_launcher(launcher: str) -> None:
@@ -117,25 +118,58 @@ def use_cpus(cfg: Config) -> None:
         strategy.setdefault('model_wrapper', wrapper)
 
 
-def check_strategy(cfg: Config) -> None:
-    """Refuse DeepSpeed where it cannot start.
+def check_sharding(cfg: Config) -> None:
+    """Refuse a sharded training that would fail, hang or average shards.
 
     Raises:
-        UsageError: It is not installed, or the run has no launcher.
+        UsageError: DeepSpeed is missing or too new, there is no launcher, or
+            a hook or an optimiser does not work with sharding.
     """
-    kind = type_name(cfg.get('strategy'))
-    if kind != 'DeepSpeedStrategy':
-        return
-    if find_spec('deepspeed') is None:
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer')
+    saving = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if bare_type_name(optimizer) == 'ZeroRedundancyOptimizer' and saving.get(
+        'save_optimizer', True
+    ):
         raise UsageError(
-            f'strategy.type={kind} needs DeepSpeed; pip install '
-            'deepspeed==0.16.9, see docs/distributed.md'
+            'ZeroRedundancyOptimizer must not be saved: all processes gather its state, and only '
+            'one saves, so the first checkpoint would hang; use DeepSpeed '
+            '(configs/retinanet_biformer_demo_zero.py), or set '
+            'default_hooks.checkpoint.save_optimizer=False and do without --resume'
         )
+    strategy = cfg.get('strategy') or {}
+    kind = type_name(strategy)
+    runner = bare_type_name(dict(type=cfg.get('runner_type')))
+    if kind not in SHARDING or runner != 'FlexibleRunner':
+        return
+    if kind == 'DeepSpeedStrategy':
+        _check_deepspeed()
     if cfg.launcher == 'none':
         raise UsageError(
             f'strategy.type={kind} needs a launcher, with one process too; '
             f'start it with tools/dist_train.sh {cfg.filename} 1'
         )
+    shards_weights = kind == 'FSDPStrategy' or (
+        (strategy.get('zero_optimization') or {}).get('stage') == 3
+    )
+    hooks = cfg.get('custom_hooks') or ()
+    if shards_weights and any(bare_type_name(hook) == 'EMAHook' for hook in hooks):
+        raise UsageError(
+            f'EMAHook must not be used with strategy.type={kind}, which shards the weights that '
+            'it averages; leave it out, or use DeepSpeed with zero_optimization.stage=1'
+        )
+
+
+def _check_deepspeed() -> None:
+    """Import what MMEngine imports of DeepSpeed when it builds the strategy."""
+    try:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam  # noqa: F401
+        from deepspeed.ops.lamb import FusedLamb  # noqa: F401
+        from deepspeed.runtime.fp16.onebit import OnebitAdam, OnebitLamb, ZeroOneAdam  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f'strategy.type=DeepSpeedStrategy needs DeepSpeed as MMEngine knows it ({error}); pip '
+            'install deepspeed==0.16.9, see docs/distributed.md'
+        ) from error
 
 
 def _leave_group() -> None:
@@ -160,10 +194,15 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
     """
 
     def __init__(self, module: nn.Module, device_ids=None, **kwargs) -> None:
-        # Of PyTorch or of mmcv: their classes have one name.
-        if any(type(m).__name__ == 'SyncBatchNorm' for m in module.modules()):
-            print_log(
-                'No GPU: SyncBN trains as BN, on the statistics of each process.', logger='current'
-            )
-            module = revert_sync_batchnorm(module)
-        super().__init__(module=module, **kwargs)
+        super().__init__(module=revert_sync_bn(module), **kwargs)
+
+
+def revert_sync_bn(module: nn.Module) -> nn.Module:
+    """Replace SyncBN, which cannot train on CPUs, by BN."""
+    # Of PyTorch or of mmcv: their classes have one name.
+    if any(type(m).__name__ == 'SyncBatchNorm' for m in module.modules()):
+        print_log(
+            'No GPU: SyncBN trains as BN, on the statistics of each process.', logger='current'
+        )
+        module = revert_sync_batchnorm(module)
+    return module

@@ -22,6 +22,7 @@ from biformer_mm.utils.errors import UsageError, explained
 from ...utils.cli import add_allow, add_cfg_options, check_writable, read_config
 from ..hooks.whole_checkpoint_hook import find_whole_checkpoint, is_whole
 from .guarded_runner import guarded
+from .sharding import WholeFSDPStrategy
 
 _RESUMABLE = dict(EpochBasedTrainLoop='ResumableEpochLoop', IterBasedTrainLoop='ResumableIterLoop')
 
@@ -161,6 +162,13 @@ def survive_interruptions(cfg: Config) -> None:
         loop.type = _RESUMABLE[type_name(loop)]
 
 
+def leave_out_sharding(cfg: Config) -> None:
+    """Let a test run as without a strategy: weights that are not trained need little room."""
+    if type_name(cfg.get('strategy')) in distributed.SHARDING:
+        cfg.runner_type = 'Runner'
+        cfg.pop('strategy')
+
+
 def set_amp(cfg: Config, dtype: Optional[str]) -> None:
     """Set up automatic mixed precision, where asked for and possible.
 
@@ -276,7 +284,9 @@ def build_runner(cfg: Config, allowed: Collection[str] = ()) -> Runner:
     Raises:
         UsageError: The config is not one that can be run.
     """
-    distributed.check_strategy(cfg)
+    distributed.check_sharding(cfg)
+    if type_name(cfg.get('strategy')) == 'FSDPStrategy':
+        cfg.strategy.type = WholeFSDPStrategy
     if cfg.launcher != 'none' and get_device() == 'cpu':
         distributed.use_cpus(cfg)
     with explained(f'{cfg.filename} must be what a run can use', 'change it, or --cfg-options'):

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.model import BaseModel
+from mmengine.model.wrappers import MMFullyShardedDataParallel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
+from torch import distributed as torch_distributed
 from torch import nn
 from torch.nn import functional
 
@@ -68,6 +70,18 @@ def test_all_gradients_are_zero():
     assert 'all gradients of the first 5 updates are 0' in warning
     assert 'loss 0.0000, loss_aux 0.0000' in warning
     assert 'label' not in warning
+
+
+def test_shards_are_not_looked_at():
+    """A process holds nothing of most parameters, which is no lack of gradients."""
+    torch_distributed.init_process_group(
+        'gloo', store=torch_distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        model = MMFullyShardedDataParallel(Net(classes=1), device_id=torch.device('cpu'))
+        assert train(model, 5) == []
+    finally:
+        torch_distributed.destroy_process_group()
 
 
 def test_updates_are_counted_where_gradients_are_accumulated():

@@ -13,6 +13,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import Dataset
 
+from biformer_mm.engine.hooks import nonfinite_loss_hook
 from biformer_mm.engine.hooks.nonfinite_loss_hook import NonFiniteLossHook, find_origin
 from biformer_mm.utils.errors import UsageError
 
@@ -127,6 +128,22 @@ def test_runs_again_in_the_precision_of_the_training(train):
     train('half', bad=())
     with pytest.raises(UsageError, match=r'first in large \(Linear\)'):
         train('half', bad=(), wrapper=HalfWrapper)
+
+
+def test_a_model_with_sharded_weights_is_not_run_again(train, monkeypatch):
+    """Its layers have no whole weights outside of the wrapper's forward pass."""
+    monkeypatch.setattr(nonfinite_loss_hook, 'has_sharded_weights', lambda model: True)
+    monkeypatch.setattr(nonfinite_loss_hook, 'find_origin', None)
+    with pytest.raises(UsageError, match='3.jpg; not located, as the weights are sharded; look'):
+        train()
+
+
+def test_stage_3_of_deepspeed_shards_weights():
+    for stage in (1, 3):
+        model = nn.Linear(2, 2)
+        model.zero_optimization_partition_weights = lambda stage=stage: stage == 3
+        assert nonfinite_loss_hook.has_sharded_weights(model) == (stage == 3)
+    assert not nonfinite_loss_hook.has_sharded_weights(nn.Linear(2, 2))
 
 
 def test_images_that_are_not_finite_are_run_to_the_end():

@@ -97,6 +97,23 @@ def test_every_truncation_is_seen(tmp_path):
         assert not is_whole(str(path)), length
 
 
+def test_a_folder_of_deepspeed_has_a_whole_file_of_each_process(tmp_path):
+    folder = tmp_path / 'epoch_1.pth'
+    folder.mkdir()
+    assert not is_whole(str(folder))
+    save(folder / 'mp_rank_00_model_states.pt')
+    assert is_whole(str(folder))  # all that ZeRO stage 0 writes
+    states = [folder / f'zero_pp_rank_{rank}_mp_rank_00_optim_states.pt' for rank in range(3)]
+    for path in states:
+        save(path)
+    assert is_whole(str(folder))
+    content = states[1].read_bytes()
+    states[1].write_bytes(content[:-1])
+    assert not is_whole(str(folder))
+    states[1].unlink()
+    assert not is_whole(str(folder))
+
+
 def test_an_end_of_a_part_is_none(tmp_path):
     path = save(tmp_path / 'epoch_1.pth')
     content = path.read_bytes()

@@ -1,7 +1,9 @@
 import gc
 import os
 import shutil
+import sys
 import weakref
+from types import ModuleType
 
 import pytest
 import torch
@@ -149,15 +151,81 @@ def test_the_strategy_of_a_flexible_runner_wraps_as_well(monkeypatch):
     assert other.strategy == dict(type='DeepSpeedStrategy')
 
 
-def test_deepspeed_is_refused_where_it_cannot_start(monkeypatch):
-    cfg = Config(dict(strategy=dict(type='DeepSpeedStrategy'), launcher='none'))
-    for installed, message in ((None, 'pip install deepspeed'), (True, 'needs a launcher')):
-        monkeypatch.setattr(distributed, 'find_spec', lambda name: installed)
-        with pytest.raises(UsageError, match=message):
-            distributed.check_strategy(cfg)
-    cfg.launcher = 'pytorch'
-    distributed.check_strategy(cfg)
-    distributed.check_strategy(Config(dict(launcher='none')))
+def sharding(strategy, launcher='pytorch', **fields):
+    return Config(
+        dict(runner_type='FlexibleRunner', strategy=strategy, launcher=launcher, **fields)
+    )
+
+
+@pytest.fixture
+def deepspeed(monkeypatch):
+    """What MMEngine imports of DeepSpeed, by the names of the modules."""
+    names = {
+        'ops.adam': ('DeepSpeedCPUAdam', 'FusedAdam'),
+        'ops.lamb': ('FusedLamb',),
+        'runtime.fp16.onebit': ('OnebitAdam', 'OnebitLamb', 'ZeroOneAdam'),
+    }
+    for name in ('', '.ops', '.runtime', '.runtime.fp16'):
+        monkeypatch.setitem(sys.modules, f'deepspeed{name}', ModuleType(f'deepspeed{name}'))
+    for name, content in names.items():
+        module = ModuleType(f'deepspeed.{name}')
+        vars(module).update(dict.fromkeys(content))
+        monkeypatch.setitem(sys.modules, f'deepspeed.{name}', module)
+
+
+def test_deepspeed_is_refused_where_mmengine_cannot_import_it(deepspeed, monkeypatch):
+    cfg = sharding(dict(type='DeepSpeedStrategy'))
+    distributed.check_sharding(cfg)
+    del sys.modules['deepspeed.ops.lamb'].FusedLamb  # as in a newer version
+    with pytest.raises(UsageError, match='FusedLamb.*; pip install deepspeed==0.16.9'):
+        distributed.check_sharding(cfg)
+    monkeypatch.setitem(sys.modules, 'deepspeed.ops.adam', None)  # as if not installed
+    with pytest.raises(UsageError, match='pip install deepspeed==0.16.9'):
+        distributed.check_sharding(cfg)
+
+
+@pytest.mark.parametrize('kind', ['DeepSpeedStrategy', 'FSDPStrategy'])
+def test_a_sharded_run_needs_a_launcher(kind, deepspeed):
+    cfg = sharding(dict(type=kind), launcher='none')
+    with pytest.raises(UsageError, match='needs a launcher, .* start it with tools/dist_train.sh'):
+        distributed.check_sharding(cfg)
+    launch.leave_out_sharding(cfg)  # as a test does
+    assert cfg.runner_type == 'Runner' and 'strategy' not in cfg
+    distributed.check_sharding(cfg)
+    distributed.check_sharding(Config(dict(launcher='none')))
+
+
+@pytest.mark.parametrize(
+    'strategy, refused',
+    [
+        (dict(type='FSDPStrategy'), True),
+        (dict(type='DeepSpeedStrategy', zero_optimization=dict(stage=3)), True),
+        (dict(type='DeepSpeedStrategy', zero_optimization=dict(stage=2)), False),
+        (dict(type='DDPStrategy'), False),
+    ],
+)
+def test_averages_of_sharded_weights_are_refused(strategy, refused, deepspeed):
+    cfg = sharding(strategy, custom_hooks=[dict(type='mmdet.EMAHook')])
+    if refused:
+        with pytest.raises(UsageError, match='EMAHook must not .*; leave it out, or use DeepSpeed'):
+            distributed.check_sharding(cfg)
+    else:
+        distributed.check_sharding(cfg)
+
+
+def test_zero_redundancy_optimizer_is_refused_unless_it_is_not_saved():
+    cfg = Config(
+        dict(
+            optim_wrapper=dict(
+                optimizer=dict(type='ZeroRedundancyOptimizer', optimizer_type='AdamW')
+            ),
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook')),
+        )
+    )
+    with pytest.raises(UsageError, match='the first checkpoint would hang; use DeepSpeed'):
+        distributed.check_sharding(cfg)
+    cfg.default_hooks.checkpoint.save_optimizer = False
+    distributed.check_sharding(cfg)
 
 
 def test_a_group_ends_though_garbage_holds_it(monkeypatch):

@@ -63,6 +63,7 @@ def test_resume(tmp_path):
         launch.set_resume(cfg, str(truncated))
     sharded = tmp_path / 'epoch_2.pth'  # DeepSpeed's are folders
     sharded.mkdir()
+    torch.save({}, sharded / 'zero_pp_rank_0_mp_rank_00_optim_states.pt')
     for given in (cfg, Config(dict(load_from=str(sharded)))):
         with pytest.raises(UsageError, match='of DeepSpeed, .* set --trust'):
             launch.set_resume(given, str(sharded) if given is cfg else None)

@@ -89,6 +89,7 @@ def test_other_constructors_are_passed_over(model):
     typo = dict(bakbone=dict(lr_mult=0.1))
     assert keys(model, 'LearningRateDecayOptimWrapperConstructor', **typo) == []
     assert len(keys(model, DefaultOptimWrapperConstructor, **typo)) == 1
+    assert len(keys(model, 'LayerDecayOptimWrapperConstructor', **typo)) == 1
     assert len(keys(nn.DataParallel(model), **typo)) == 1
     assert list(check_custom_keys(model, dict(paramwise_cfg=None))) == []
     assert list(check_custom_keys(model, dict())) == []
