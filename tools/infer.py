@@ -42,6 +42,8 @@ OPTIONS = {
     "task='auto'": '--task auto',
     "task='det', 'seg' or 'cls'": '--task det, seg or cls',
     'leave task out': 'leave --task out',
+    'slice_size': '--slice',
+    'overlap must': '--overlap must',
 }
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
@@ -86,6 +88,18 @@ def parse_args() -> argparse.Namespace:
         metavar='SCORE',
         help='leave out detections of a lower score (default: %(default)s)',
     )
+    parser.add_argument(
+        '--slice',
+        type=int,
+        metavar='PIXELS',
+        help='for big pictures: detect in, or segment, squares of this size',
+    )
+    parser.add_argument(
+        '--overlap',
+        type=float,
+        metavar='PART',
+        help='with --slice: the part of a square that it shares with the next (default: 0.2)',
+    )
     add_device(parser)
     add_cfg_options(parser)
     add_trust(parser)
@@ -98,6 +112,10 @@ def main() -> None:
     with usage_errors('infer.py', OPTIONS):
         if not 0 <= args.score_thr <= 1:
             raise UsageError(f'--score-thr must be from 0 to 1; got {args.score_thr}')
+        if args.overlap is None:
+            args.overlap = 0.2
+        elif args.slice is None:
+            raise UsageError('--overlap is for slices; give --slice PIXELS too, or leave it out')
         check_writable('--out', args.out, folder=True)
         inputs = find_inputs(args.input, args.out)
         if not args.force:
@@ -105,7 +123,14 @@ def main() -> None:
         cfg = read_config(args.config, args.cfg_options)
         read_as_data(cfg, args.trust)
         predict, names = build_predictor(
-            cfg, args.checkpoint, args.task, pick_device(args.device), args.score_thr, args.trust
+            cfg,
+            args.checkpoint,
+            args.task,
+            pick_device(args.device),
+            args.score_thr,
+            args.trust,
+            args.slice,
+            args.overlap,
         )
         print(f'class names: {names}')
         try:

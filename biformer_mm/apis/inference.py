@@ -6,20 +6,23 @@ green, red, and any others.
 
 import colorsys
 from copy import deepcopy
+from functools import lru_cache
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS
-from mmengine.structures import PixelData
+from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 from biformer_mm.datasets.reading import PictureReader, to_bgr8
-from biformer_mm.utils.config_types import type_name
+from biformer_mm.utils.config_types import bare_type_name, type_name
 from biformer_mm.utils.errors import UsageError, explained
 
 from .model import build_model
+from .slicing import in_slices
 
 _SCOPES = dict(det='mmdet', seg='mmseg', cls='mmpretrain')
 # Text on a smaller image is not legible, so it is enlarged for drawing.
@@ -66,6 +69,8 @@ def build_predictor(
     device: str = 'cpu',
     score_thr: float = 0.3,
     trust: bool = False,
+    slice_size: Optional[int] = None,
+    overlap: float = 0.2,
 ) -> Tuple[Predictor, str]:
     """Build a function that predicts on one image, and that reads images for it.
 
@@ -77,16 +82,23 @@ def build_predictor(
         device: Device of the model.
         score_thr: Detections with a lower score are dropped.
         trust: See :func:`biformer_mm.checkpoint.load_model`.
+        slice_size: For big pictures: predict on overlapping squares of this
+            many pixels, see docs/inference.md. A detector needs the package
+            sahi; a classifier cannot.
+        overlap: The part of a slice that it shares with the next one, from 0
+            to 0.9.
 
     Returns:
         The function, and a text that says where the class names come from.
 
     Raises:
-        UsageError: The config is for another task or has no test pipeline, or
-            the checkpoint does not fit.
+        UsageError: The config is for another task or has no test pipeline,
+            the checkpoint does not fit, or slices are not possible.
     """
     cfg = deepcopy(cfg)
     task = _choose_task(cfg, task)
+    if slice_size is not None:
+        _check_slices(task, slice_size, overlap)
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     if 'pipeline' not in (dataset or {}):
         raise UsageError(
@@ -100,6 +112,8 @@ def build_predictor(
     kind = 'Det' if task == 'det' else 'Seg'
     visualizer = cfg.get('visualizer') or dict(type=f'{kind}LocalVisualizer')
     cfg.visualizer = dict(visualizer, vis_backends=None, save_dir=None)
+    if slice_size is not None and task == 'seg':
+        _slide(cfg, slice_size, overlap)
     model, dataset_meta = build_model(cfg, checkpoint, device, trust)
     with explained(
         f'test_dataloader of {cfg.filename or "the config"} must be one that images can be read by',
@@ -112,6 +126,8 @@ def build_predictor(
         model.dataset_meta = dict(classes=names, palette=palette)
         if task == 'det':
             predictor = _Detector(cfg, model, device, score_thr)
+            if slice_size is not None:
+                predictor.slice(slice_size, overlap)
         else:
             predictor = (_Segmentor if task == 'seg' else _Classifier)(cfg, model, device)
         predictor.read = read
@@ -175,16 +191,32 @@ class _Detector(Predictor):
         )
         self.names = model.dataset_meta['classes']
         self.score_thr = score_thr
+        self.slice_size = None
 
-    def __call__(self, image: np.ndarray) -> Prediction:
+    def slice(self, size: int, overlap: float) -> None:
+        """Detect in slices from now on."""
+        self.slice_size = size
+        self.find = in_slices(self.find, size, overlap)
+
+    def find(self, image: np.ndarray) -> InstanceData:
+        """Return the detections of a sufficient score, on the CPU."""
         ((_, data),) = self.inferencer.preprocess([image])
         (sample,) = self.inferencer.forward(data)
         _check(sample, 'pred_instances', 'boxes')
+        if image.shape[:2] == (self.slice_size,) * 2:
+            height, width = sample.img_shape
+            _say_once(
+                f'slices of {self.slice_size} x {self.slice_size} pixels enter the network '
+                f'as {width} x {height}'
+            )
         found = sample.pred_instances
-        found = found[found.scores >= self.score_thr]
-        found = found[found.scores.argsort(descending=True)]
-        # Drop panoptic maps and ground truth, so that they are not drawn.
-        sample = type(sample)(metainfo=sample.metainfo, pred_instances=found).cpu()
+        return found[found.scores >= self.score_thr].cpu()
+
+    def __call__(self, image: np.ndarray) -> Prediction:
+        from mmdet.structures import DetDataSample
+
+        found = self.find(image)
+        sample = DetDataSample(pred_instances=found[found.scores.argsort(descending=True)])
         plain = self.inferencer.pred2dict(sample)
         instances = [
             {
@@ -289,6 +321,38 @@ def _choose_task(cfg: Config, task: str) -> str:
             'task out'
         )
     return found or task
+
+
+@lru_cache(maxsize=None)
+def _say_once(text: str) -> None:
+    print_log(text)
+
+
+def _check_slices(task: str, size: int, overlap: float) -> None:
+    if task == 'cls':
+        raise UsageError(
+            'slice_size is for detectors and segmentors; the config is for classification, of the '
+            'whole image; leave slice_size out'
+        )
+    if size < 32:
+        raise UsageError(f'slice_size must be at least 32 pixels; got {size}')
+    if not 0 <= overlap <= 0.9:
+        raise UsageError(f'overlap must be from 0 to 0.9; got {overlap}')
+
+
+def _slide(cfg: Config, size: int, overlap: float) -> None:
+    """Let a segmentor slide over the image at its full size."""
+    stride = size - int(size * overlap)
+    cfg.model.test_cfg = dict(
+        cfg.model.get('test_cfg') or {},
+        mode='slide',
+        crop_size=(size, size),
+        stride=(stride, stride),
+    )
+    dataset = cfg.test_dataloader.dataset
+    dataset.pipeline = [
+        step for step in dataset.pipeline if not bare_type_name(step).startswith('Resize')
+    ]
 
 
 def _metainfo(dataset: Config, scope: str) -> Dict[str, Any]:
