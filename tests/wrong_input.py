@@ -262,6 +262,26 @@ TOOLS = {
             + [['model.backbone.attn_backend=triton']],
         },
     ),
+    'deployment/test_onnx.py': (
+        dict(config='{cls}', file='{onnx}', **{'--work-dir': 'work'}),
+        {
+            'config': [*WRONG_CONFIG, '{det}'],
+            'file': [*NO_FILE, '{image}', '{box}/empty.pth', '{box}/junk.pth'],
+            '--work-dir': WRONG_OUT,
+            '--launcher': ['pytorch', 'slurm', 'mpi'],
+            '--cfg-options': KEYS + SOME_MODELS + WRONG_TEST,
+        },
+    ),
+    'deployment/quantize_onnx.py': (
+        dict(file='{onnx}', **{'--out': 'int8.onnx', '--static': '{cls}'}),
+        {
+            'file': [*NO_FILE, '{image}', '{box}/empty.pth', '{box}/junk.pth'],
+            '--out': [*WRONG_OUT, '{box}', '{image}', ''],
+            '--static': WRONG_CONFIG,
+            '--images': ['0', '-1'],
+            '--cfg-options': KEYS + SOME_MODELS + WRONG_TEST,
+        },
+    ),
     'analysis_tools/visualize_routing.py': (
         dict(
             images='{image}',

@@ -10,17 +10,18 @@ Shapes: N batch, R = S*S regions, k routed regions, C channels.
 """
 
 import os
+import tempfile
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from biformer_mm.models import BiLevelRoutingAttention
 from biformer_mm.ops.routing import region_mean
 from biformer_mm.utils.errors import UsageError
+
+from .runtimes import RUNTIMES, load, version
 
 
 class Tolerance(NamedTuple):
@@ -81,33 +82,39 @@ class Agreement(NamedTuple):
 
 
 def compare(
-    network: nn.Module, path: str, batches: Iterable[Tensor], tolerance: Tolerance
+    network: nn.Module,
+    path: str,
+    batches: Iterable[Tensor],
+    tolerance: Tolerance,
+    runtime: str = RUNTIMES[0],
 ) -> Agreement:
-    """Run a file in onnxruntime and compare it with the network it came from.
+    """Run a file and compare it with the network it came from.
 
     Args:
         network: The network in fp32: a batch in, a tuple of tensors out.
         path: The file, with the same outputs in the same order.
         batches: Inputs, (N, 3, H, W) each.
         tolerance: Differences that pass as rounding.
+        runtime: What runs the file, one of :data:`.runtimes.RUNTIMES`.
 
     Raises:
-        UsageError: onnxruntime cannot run the file, or an output or a choice
+        UsageError: The runtime cannot run the file, or an output or a choice
             of regions differs by more than the tolerance.
     """
-    onnxruntime = _import_onnxruntime()
-    run, names = _session(path)
+    import onnx
+
+    names = [out.name for out in onnx.load(path).graph.output]
     outputs = dict.fromkeys(names, OutputDifference())
     total, shapes = RoutingDifference(), []
     for batch in batches:
         shapes.append(tuple(batch.shape))
         try:
-            found, choices = run(batch.numpy())
+            found, choices = _run(path, batch, runtime)
         except Exception as error:  # of many kinds, none public
             reason = ' '.join(str(error).split())[:300]
             raise UsageError(
-                'onnxruntime must run the file; version '
-                f'{onnxruntime.__version__} does not, on {tuple(batch.shape)} '
+                f'{runtime} must run the file; version '
+                f'{version(runtime)} does not, on {tuple(batch.shape)} '
                 f'({reason}); {_CURE}'
             ) from error
         with torch.no_grad(), _given(network, choices) as differences:
@@ -142,49 +149,31 @@ def _require(
             )
 
 
-def _import_onnxruntime() -> ModuleType:
-    """Import onnxruntime without its telemetry, which starts on import."""
-    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
-    import onnxruntime
+def _run(path: str, batch: Tensor, runtime: str) -> Tuple[List[Tensor], List[Tensor]]:
+    """Return a file's outputs and choices of regions."""
+    # Take the outputs from the file itself, not from the probe.
+    outputs = load(path, runtime)(batch.numpy())
+    with tempfile.TemporaryDirectory() as folder:
+        probe = os.path.join(folder, 'probe.onnx')
+        _write_probe(path, probe)
+        chosen = load(probe, runtime)(batch.numpy())[len(outputs) :]
+    # Quadtree attention's choices, of tokens for each query, have an axis more. They are only
+    # seen in the outputs.
+    routed = [torch.from_numpy(x) for x in chosen if x.ndim == 3]
+    return [torch.from_numpy(x) for x in outputs], routed
 
-    return onnxruntime
 
-
-def _session(path: str) -> Tuple[Any, List[str]]:
-    """Return a function that runs the file, and the names of its outputs.
-
-    The function maps a batch to the file's outputs and choices of regions.
-    """
+def _write_probe(path: str, probe: str) -> None:
+    """Write a copy of a file with its choices of regions as further outputs."""
     import onnx
 
-    onnxruntime = _import_onnxruntime()
-
     model = onnx.load(path)
-    names = [out.name for out in model.graph.output]
-    choices = [n.output[1] for n in model.graph.node if n.op_type == 'TopK']
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    probe.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None) for name in choices
+    model.graph.output.extend(
+        onnx.helper.make_tensor_value_info(node.output[1], onnx.TensorProto.INT64, None)
+        for node in model.graph.node
+        if node.op_type == 'TopK'
     )
-
-    def start(source):
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = torch.get_num_threads()
-        return onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
-
-    def run(batch: np.ndarray):
-        feed = {model.graph.input[0].name: batch}
-        # Take the outputs from the file itself, not from the probe.
-        found = start(path).run(names, feed)
-        chosen = start(probe.SerializeToString()).run(choices, feed) if choices else []
-        # Quadtree attention's choices, of tokens for each query, have an axis more. They are only
-        # seen in the outputs.
-        routed = [torch.from_numpy(x) for x in chosen if x.ndim == 3]
-        return [torch.from_numpy(x) for x in found], routed
-
-    return run, names
+    onnx.save(model, probe)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import os.path as osp
 import re
 import warnings
 from copy import deepcopy
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Iterator, NamedTuple, Sequence, Tuple
 
 import torch
@@ -22,15 +21,16 @@ from biformer_mm.ops.dispatch import PORTABLE
 from biformer_mm.utils.atomic_file import whole_file
 from biformer_mm.utils.errors import UsageError
 
+from . import runtimes
 from .onnx_check import FP16, FP32, Agreement, compare
+from .runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSET = 20
-BACKEND = PORTABLE[0]  # in place of 'auto'
+BACKEND = 'portable'  # in place of 'auto'
 INPUT = 'image'
-_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
 _TORCH = '2.6'  # the first with an ONNX exporter based on torch.export
 _MAX_SIDE = 2**15  # of images, in pixels
 _BATCH = 2  # for tracing: torch.export takes 1 as a constant
@@ -138,7 +138,7 @@ def _is(module: nn.Module, name: str) -> bool:
 def pin_backend(model: nn.Module) -> Tuple[str, ...]:
     """Set every attention layer to a backend that other runtimes can read.
 
-    Layers with backend 'auto' get 'sdpa'.
+    Layers with backend 'auto' get :data:`BACKEND`.
 
     Returns:
         The backends of the layers, each once.
@@ -201,8 +201,9 @@ def export_onnx(
     dynamic: Dynamic = _STATIC,
     half: bool = False,
     force: bool = False,
+    runtime: str = RUNTIMES[0],
 ) -> Tuple['ModelProto', Agreement]:
-    """Export to an ONNX file and compare onnxruntime's outputs with PyTorch's.
+    """Export to an ONNX file and compare a runtime's outputs with PyTorch's.
 
     The file is only written if they agree.
 
@@ -215,6 +216,7 @@ def export_onnx(
         half: Use float16 for weights and arithmetic. Input and outputs stay in
             float32.
         force: Overwrite an existing file.
+        runtime: What runs the file, one of :data:`.runtimes.RUNTIMES`.
 
     Returns:
         The exported model, and how far it agrees with PyTorch.
@@ -222,7 +224,7 @@ def export_onnx(
     Raises:
         UsageError: The network cannot be exported, or the outputs differ.
     """
-    require_packages()
+    require_packages(runtime)
     import onnx
 
     check_target(out, images.shape[2:], force)
@@ -231,14 +233,14 @@ def export_onnx(
     if dynamic.size:
         step = size_step(getattr(path.network, 'backbone', path.network))
         _check_multiple(images, step)
-    model = _to_onnx(HalfPath(path) if half else path, path.names, images, dynamic, step)
+    model = to_onnx(HalfPath(path) if half else path, path.names, images, dynamic, step)
 
     try:
         with whole_file(out) as temporary:
             onnx.save(model, temporary)
             onnx.checker.check_model(temporary, full_check=True)
             batches = _batches(images, dynamic, step)
-            agreement = compare(path, temporary, batches, FP16 if half else FP32)
+            agreement = compare(path, temporary, batches, FP16 if half else FP32, runtime)
     except OSError as error:
         raise UsageError(
             f'{out} cannot be written: {error}; free its disk or give another path'
@@ -258,24 +260,31 @@ def check_target(out: str, shape: Sequence[int], force: bool) -> None:
         raise UsageError(f'{out} exists; add force=True to overwrite it')
 
 
-def require_packages() -> None:
+def require_packages(runtime: str = RUNTIMES[0]) -> None:
     """Raise UsageError unless the packages for export and check are installed."""
     if digit_version(torch.__version__) < digit_version(_TORCH):
         raise UsageError(
             f'export to ONNX needs PyTorch {_TORCH} or later; '
             f'got {torch.__version__}; export with a newer one'
         )
-    missing = [name for name in _PACKAGES if not find_spec(name)]
-    if missing:
-        raise UsageError(
-            f'export to ONNX needs {", ".join(_PACKAGES)}; missing: '
-            f"{', '.join(missing)}; pip install -e '.[optional]'"
-        )
+    runtimes.require_packages('onnx', 'onnxscript', runtime)
 
 
-def _to_onnx(
-    path: nn.Module, names: Tuple[str, ...], images: Tensor, dynamic: Dynamic, step: int
+def to_onnx(
+    path: nn.Module, names: Sequence[str], images: Tensor, dynamic: Dynamic = _STATIC, step: int = 1
 ) -> 'ModelProto':
+    """Export without a check.
+
+    Args:
+        path: A function of one tensor named ``image``.
+        names: Names of the outputs.
+        images: (n, C, H, W) of the size to export for; the values do not matter.
+        dynamic: The dynamic axes.
+        step: Step between dynamic sizes, from :func:`size_step`.
+
+    Raises:
+        UsageError: The network cannot be exported.
+    """
     from torch.export import Dim
 
     axes = {}

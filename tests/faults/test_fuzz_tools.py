@@ -26,6 +26,7 @@ from wrong_input import CONFIGS, SPELT, TASKS, TOOLS
 
 from biformer_mm.apis.model import build_model
 from biformer_mm.datasets import make_shapes
+from biformer_mm.deployment.onnx_export import FeaturePath, export_onnx
 
 pytestmark = pytest.mark.faults
 
@@ -74,6 +75,8 @@ def place(tmp_path_factory):
         model, _ = build_model(Config.fromfile(names[task]))
         names[f'{task}_pth'] = box / f'{task}.pth'
         torch.save(dict(state_dict=model.state_dict()), box / f'{task}.pth')
+    names['onnx'] = box / 'cls.onnx'  # of the last model
+    export_onnx(FeaturePath(model), str(names['onnx']), torch.zeros(1, 3, 64, 64))
     half = names['cls_pth'].read_bytes()
     (box / 'half.pth').write_bytes(half[: len(half) // 2])
     torch.save(dict(state_dict={'a.weight': torch.zeros(2)}), box / 'other.pth')

@@ -28,6 +28,8 @@ NOT_RUN = (
     'tools/misc/setup_env.py',
     'tools/analysis_tools/kernel_resources.py',
     'tools/deployment/export_onnx.py',
+    'tools/deployment/quantize_onnx.py',
+    'tools/deployment/test_onnx.py',
 )
 # Of options that several tools have.
 SHARED = ('--cfg-options', '--trust', '--device', '--launcher', '--work-dir', '--shape')

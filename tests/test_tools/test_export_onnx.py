@@ -92,7 +92,7 @@ def test_whole_network(name, names, onnxruntime, run, shapes, tmp_path):
         *pictures,
     )
     assert 'opset 20, float32' in printed
-    assert 'exported with the portable backend sdpa\n' in printed
+    assert 'exported with the attention backend portable\n' in printed
     assert f'batch x 3 x {height} x {width}' in printed
     assert f'1x3x{height}x{width}, 3x3x{height}x{width}' in printed
 

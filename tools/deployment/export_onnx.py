@@ -1,9 +1,10 @@
-"""Export a network to an ONNX file that onnxruntime runs with equal results.
+"""Export a network to an ONNX file that onnxruntime or OpenVINO runs with equal results.
 
 The file takes normalised images and gives what the network computes before
 post-processing: RetinaNet's class scores and boxes of each level, the logits
 of a segmentor or classifier, or with --backbone the backbone's maps. It is
-written only if onnxruntime computes from it what PyTorch does.
+written only if onnxruntime, or with --backend OpenVINO, computes from it what
+PyTorch does.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from biformer_mm.deployment.onnx_export import (
     pin_backend,
     require_packages,
 )
+from biformer_mm.deployment.runtimes import RUNTIMES
 from biformer_mm.utils.cli import (
     add_cfg_options,
     add_shape,
@@ -93,6 +95,12 @@ def parse_args() -> argparse.Namespace:
         default=[],
         help='compare with PyTorch on these images, resized; without, on smooth noise',
     )
+    parser.add_argument(
+        '--backend',
+        choices=RUNTIMES,
+        default=RUNTIMES[0],
+        help='what runs the file for the comparison (default: %(default)s)',
+    )
     parser.add_argument('--force', action='store_true', help='overwrite a file that exists')
     add_cfg_options(parser)
     add_trust(parser)
@@ -103,7 +111,7 @@ def main() -> None:
     quiet_known_warnings()
     args = parse_args()
     with usage_errors('export_onnx.py', OPTIONS):
-        require_packages()
+        require_packages(args.backend)
         check_target(args.out, args.shape, args.force)
         check_writable('--out', args.out)
         cfg = read_config(args.config, args.cfg_options)
@@ -113,17 +121,23 @@ def main() -> None:
         backends = pin_backend(path)
         images = load_images(cfg, model, args.image, args.shape)
         onnx_model, agreement = export_onnx(
-            path, args.out, images, Dynamic(args.dynamic, args.dynamic_size), args.fp16, args.force
+            path,
+            args.out,
+            images,
+            Dynamic(args.dynamic, args.dynamic_size),
+            args.fp16,
+            args.force,
+            args.backend,
         )
         kind = 'backbone of ' if args.backbone else ''
         weights = args.checkpoint or 'no checkpoint, weights as initialised'
         precision = 'float16' if args.fp16 else 'float32'
         print(
             f'{kind}{type(model).__name__}, {weights}\nopset {OPSET}, '
-            f'{precision}, exported with the portable backend '
+            f'{precision}, exported with the attention backend '
             f'{" and ".join(backends)}'
         )
-        print(describe(onnx_model, agreement))
+        print(describe(onnx_model, agreement, args.backend))
         print(f'{os.path.getsize(args.out) / 1e6:.1f} MB  {args.out}')
 
 
@@ -156,7 +170,7 @@ def load_images(cfg: Config, model: nn.Module, paths: List[str], shape: Tuple[in
     return inputs[:, :, :height, :width].contiguous()  # it pads some
 
 
-def describe(model, agreement: Agreement) -> str:
+def describe(model, agreement: Agreement, runtime: str) -> str:
     """Input, outputs and how far they agree with PyTorch."""
     rows = [('', '', 'shape', 'difference', 'of', 'relative')]
     for role in 'input', 'output':
@@ -174,7 +188,7 @@ def describe(model, agreement: Agreement) -> str:
     )
     routing = agreement.routing
     shapes = ', '.join('x'.join(map(str, s)) for s in agreement.shapes)
-    text = f'{table}\nchecked in onnxruntime on {shapes}'
+    text = f'{table}\nchecked in {runtime} on {shapes}'
     if routing.rows:
         text += (
             f'\nrouting: {routing.other} of {routing.rows} query regions '
