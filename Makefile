@@ -8,6 +8,7 @@ LOCK ?= lock.txt
 TASK ?= retinanet
 # What only the second tier needs lies beside the environment, which stays as locked.
 SECOND_TIER = $(VENV).second-tier
+ECOSYSTEM = $(VENV).ecosystem
 DOCS_VENV = $(VENV).docs
 # more of pytest's options
 PYTEST_OPTIONS ?=
@@ -18,7 +19,7 @@ PARALLEL ?= -n auto
 # names others read too, reach what runs there.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PYTHON VENV LOCK PYTEST_OPTIONS
 
-.PHONY: help setup lint test test-all test-slow test-upstream test-release test-faults demo docs clean distclean
+.PHONY: help setup lint test test-all test-slow test-upstream test-release test-faults test-ecosystem demo docs clean distclean
 
 help:
 	@echo 'make setup          create or repair the tested environment in $(VENV)'
@@ -28,6 +29,7 @@ help:
 	@echo 'make test-upstream  the same with the original OpenMMLab packages, in $(UPSTREAM_VENV)'
 	@echo 'make test-release   set up, then try out wheel and sdist'
 	@echo 'make test-faults    set up, then break data, disks and processes on purpose'
+	@echo 'make test-ecosystem set up, then try out the packages that people use BiFormer with'
 	@echo 'make demo           set up, then run the demo'
 	@echo 'make docs           build the documentation in site/, with an environment of its own'
 	@echo 'make clean          remove caches and site/'
@@ -67,6 +69,19 @@ test-release: setup
 test-faults: setup
 	"$(VENV)/bin/python" -m pytest -m faults tests/faults
 
+# Nothing is resolved. The sources of xtcocotools suit the locked NumPy, its wheels do not. mmdeploy's fork has wheels for
+# Windows alone, but is plain Python where no library of custom operators is needed.
+test-ecosystem: setup
+	@cmp -s requirements/ecosystem.txt "$(ECOSYSTEM)/installed.txt" || { \
+	rm -rf "$(ECOSYSTEM)" && mkdir "$(ECOSYSTEM)" && \
+	install="$(VENV)/bin/python -m pip install --quiet --no-deps --target $(ECOSYSTEM)" && \
+	$$install $$(grep ^Cython requirements/ecosystem.txt) && \
+	PYTHONPATH="$$(cd "$(ECOSYSTEM)" && pwd)" $$install --no-build-isolation --no-binary xtcocotools -r requirements/ecosystem.txt && \
+	$$install --platform win_amd64 --python-version 3.10 --only-binary=:all: onedl-mmdeploy==1.5.2 && \
+	rm "$(ECOSYSTEM)"/mmdeploy/lib/*.dll && \
+	cp requirements/ecosystem.txt "$(ECOSYSTEM)/installed.txt"; }
+	PYTHONPATH="$$(cd "$(ECOSYSTEM)" && pwd)" "$(VENV)/bin/python" -m pytest $(if $(PARALLEL),$(PARALLEL) --dist loadfile) $(PYTEST_OPTIONS) tests/ecosystem
+
 demo: setup
 	"$(VENV)/bin/python" tools/demo.py $(TASK)
 
@@ -80,7 +95,7 @@ docs:
 
 clean:
 	rm -rf .pytest_cache build site
-	find . \( -path './$(VENV)' -o -path './$(UPSTREAM_VENV)' -o -path './$(SECOND_TIER)' -o -path './$(DOCS_VENV)' \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+	find . \( -path './$(VENV)' -o -path './$(UPSTREAM_VENV)' -o -path './$(SECOND_TIER)' -o -path './$(ECOSYSTEM)' -o -path './$(DOCS_VENV)' \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf "$(VENV)" "$(VENV).lock" "$(SECOND_TIER)" "$(DOCS_VENV)" "$(UPSTREAM_VENV)" "$(UPSTREAM_VENV).lock"
+	rm -rf "$(VENV)" "$(VENV).lock" "$(SECOND_TIER)" "$(ECOSYSTEM)" "$(DOCS_VENV)" "$(UPSTREAM_VENV)" "$(UPSTREAM_VENV).lock"

@@ -12,6 +12,7 @@ from biformer_mm.utils import register_all_modules
 # What a part of a config is put on top of, as the page says.
 BASES = {
     'README.md': 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    'docs/ecosystem.md': f'{ROOT}/configs/{DEMO}.py',
     'docs/faults.md': f'{ROOT}/configs/{DEMO}.py',
     'docs/routing.md': f'{ROOT}/configs/{DEMO}.py',
     'docs/weights.md': f'{ROOT}/configs/retinanet_biformer_s_1x.py',

@@ -13,7 +13,12 @@ import numpy as np
 
 def is_coco_metric(metric: Any) -> bool:
     """Return whether a metric evaluates as mmdet's CocoMetric; subclasses may do otherwise."""
-    return type(metric).__name__ in ('CocoMetric', 'FasterCocoMetric')
+    kind = type(metric)
+    # mmpose has a CocoMetric too.
+    return kind.__module__.startswith('mmdet.') and kind.__name__ in (
+        'CocoMetric',
+        'FasterCocoMetric',
+    )
 
 
 def repair(metric: Any, image_ids: Optional[Sequence] = None) -> List[str]:

@@ -193,6 +193,13 @@ def test_faster_evaluator_is_repaired_too(tmp_path, right):
     assert {key: found[key] for key in expected} == expected
 
 
+def test_metrics_of_others_stay_as_they_are():
+    """mmpose's metric of the same name has no iou_thrs."""
+    metric = type('CocoMetric', (), {'__module__': 'mmpose.evaluation.metrics.coco_metric'})()
+    assert repair(metric) == []
+    assert vars(metric) == {}
+
+
 def test_a_right_file_stays_as_it_is(right):
     content, path, samples = right
     metric = CocoMetric(path)
