@@ -69,8 +69,8 @@ test-release: setup
 test-faults: setup
 	"$(VENV)/bin/python" -m pytest -m faults tests/faults
 
-# Nothing is resolved. The sources of xtcocotools suit the locked NumPy, its wheels do not. mmdeploy's fork has wheels for
-# Windows alone, but is plain Python where no library of custom operators is needed.
+# Nothing is resolved. The sources of xtcocotools suit the locked NumPy, its wheels do not. mmdeploy's fork has wheels
+# only for Windows, but is plain Python where no library of custom operators is needed.
 test-ecosystem: setup
 	@cmp -s requirements/ecosystem.txt "$(ECOSYSTEM)/installed.txt" || { \
 	rm -rf "$(ECOSYSTEM)" && mkdir "$(ECOSYSTEM)" && \

@@ -46,4 +46,4 @@ def holds_values(x: Tensor) -> bool:
 
 def is_symbolic(x: object) -> bool:
     """Return whether ``x`` stands for a tensor in a graph, as torch.fx's ``Proxy`` does."""
-    return not isinstance(x, Tensor)
+    return isinstance(x, torch.fx.Proxy)

@@ -4,6 +4,7 @@ from functools import wraps
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -15,6 +16,7 @@ class BFloat16Hook(Hook):
         # Not test_cfg.fp16=True: mmcv's suppression of boxes takes no bfloat16 on a CPU.
         for module, name in ((model, 'extract_feat'), (model.bbox_head, 'forward')):
             setattr(module, name, in_bfloat16(getattr(module, name)))
+        print_log('The network computes in bfloat16.', logger='current')
 
 
 def in_bfloat16(function):

@@ -105,7 +105,8 @@ def test_mmdets_tool_resumes(project, trained):
 
 def test_mim_trains_with_our_tool(project):
     options = ['--cfg-options', *OPTIONS, FEW_PROPOSALS]
-    run(project, '-m', 'mim', 'train', 'biformer_mm', CONFIG, '--work-dir', 'ours', *options)
+    command = ['-m', 'mim', 'train', 'biformer_mm', CONFIG, '--work-dir', 'ours']
+    assert 'WholeCheckpointHook' in run(project, *command, *options)  # only our tool adds it
     assert checkpoint(project / 'ours')['meta']['iter'] == 1
 
 

@@ -43,9 +43,13 @@ def test_the_network_computes_in_bfloat16():
 
 
 @pytest.mark.parametrize(
-    'config, hook', [('retinanet_int8.py', 'Int8Hook'), ('retinanet_bf16.py', 'BFloat16Hook')]
+    'config, said',
+    [
+        ('retinanet_int8.py', 'compute in 8-bit integers'),
+        ('retinanet_bf16.py', 'computes in bfloat16'),
+    ],
 )
-def test_example_is_evaluated(config, hook, shapes, tmp_path, monkeypatch):
+def test_example_is_evaluated(config, said, shapes, tmp_path, monkeypatch):
     model = config_checks.build(config_checks.load('retinanet_biformer_demo'))
     model.bbox_head.retina_cls.bias.data.zero_()  # scores that count
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
@@ -60,4 +64,4 @@ def test_example_is_evaluated(config, hook, shapes, tmp_path, monkeypatch):
         'test_dataloader.persistent_workers=False',
         cwd=tmp_path,
     )
-    assert hook in printed and 'coco/bbox_mAP' in printed
+    assert said in printed and 'coco/bbox_mAP' in printed

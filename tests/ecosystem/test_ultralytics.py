@@ -136,7 +136,7 @@ def test_maps_smaller_than_the_regions(size):
         assert model(torch.rand(2, 3, size, size))[0].isfinite().all()
 
 
-def test_a_step_of_mixed_precision():
+def test_gradients_in_mixed_precision():
     add_attention('yolo11.yaml', 'yolo11-bra.yaml', RECIPES['yolo11'])
     model = build('yolo11n-bra.yaml').train()
     wake(model)

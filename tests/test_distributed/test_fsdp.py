@@ -120,6 +120,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(options, tmp_path, monkeypatch):
 def test_one_process_tests_the_checkpoint(sharded, options, tmp_path, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(CONFIG.parent))
     checkpoint = sharded[0] / 'epoch_2.pth'
-    output = run_tool('test.py', CONFIG, checkpoint, *TRUST, *options, cwd=tmp_path)
+    written = checkpoint.with_name(CONFIG.name)  # by the training
+    output = run_tool('test.py', written, checkpoint, *TRUST, *options, cwd=tmp_path)
     assert 'Load checkpoint from' in output
     assert not [path for path in sharded[0].iterdir() if path.suffix == '.tmp']

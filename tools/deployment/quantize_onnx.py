@@ -94,7 +94,10 @@ def images_of(cfg: Config, shape: Sequence[int], number: int) -> Iterator[Tensor
         dataset.pipeline = pipeline_of(cfg)
         dataset = DATASETS.build(dataset)
     for i in torch.linspace(0, len(dataset) - 1, min(number, len(dataset))).long().tolist():
-        images = preprocess(pseudo_collate([dataset[i]]))['inputs']
+        with explained(
+            'the pictures of train_dataloader must be readable', 'see tools/misc/check_dataset.py'
+        ):
+            images = preprocess(pseudo_collate([dataset[i]]))['inputs']
         check_shape(images, shape)
         yield images
 

@@ -8,6 +8,7 @@ import argparse
 from typing import List
 
 import torch
+from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from biformer_mm.datasets.checks.paths import check_data
@@ -52,10 +53,12 @@ def main() -> None:
         # Scales of int8 files depend on all images of a batch.
         cfg.test_dataloader.batch_size = 1
         cfg.load_from, cfg.resume = None, False
+        launch.leave_out_sharding(cfg)
         runner = launch.build_runner(cfg, args.allow)
         for line in warnings:
             runner.logger.warning(line)
-        replace_network(runner.model, args.file, args.backend)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        replace_network(model, args.file, args.backend)
         runner.test()
 
 

@@ -34,7 +34,8 @@ _CURES = {
     'mpi': "start with Open MPI's mpirun",
 }
 
-SHARDING = ('DeepSpeedStrategy', 'FSDPStrategy')
+_FSDP = ('FSDPStrategy', 'WholeFSDPStrategy')  # the second in configs that a run has written
+SHARDING = ('DeepSpeedStrategy', *_FSDP)
 
 
 def read_launcher(launcher: str) -> None:
@@ -148,9 +149,7 @@ def check_sharding(cfg: Config) -> None:
             f'strategy.type={kind} needs a launcher, with one process too; '
             f'start it with tools/dist_train.sh {cfg.filename} 1'
         )
-    shards_weights = kind == 'FSDPStrategy' or (
-        (strategy.get('zero_optimization') or {}).get('stage') == 3
-    )
+    shards_weights = kind in _FSDP or ((strategy.get('zero_optimization') or {}).get('stage') == 3)
     hooks = cfg.get('custom_hooks') or ()
     if shards_weights and any(bare_type_name(hook) == 'EMAHook' for hook in hooks):
         raise UsageError(

@@ -21,8 +21,8 @@ from biformer_mm.utils.errors import UsageError, explained
 
 from ...utils.cli import add_allow, add_cfg_options, check_writable, read_config
 from ..hooks.whole_checkpoint_hook import find_whole_checkpoint, is_whole
+from . import sharding  # noqa: F401  registers WholeFSDPStrategy
 from .guarded_runner import guarded
-from .sharding import WholeFSDPStrategy
 
 _RESUMABLE = dict(EpochBasedTrainLoop='ResumableEpochLoop', IterBasedTrainLoop='ResumableIterLoop')
 
@@ -286,7 +286,7 @@ def build_runner(cfg: Config, allowed: Collection[str] = ()) -> Runner:
     """
     distributed.check_sharding(cfg)
     if type_name(cfg.get('strategy')) == 'FSDPStrategy':
-        cfg.strategy.type = WholeFSDPStrategy
+        cfg.strategy.type = 'WholeFSDPStrategy'
     if cfg.launcher != 'none' and get_device() == 'cpu':
         distributed.use_cpus(cfg)
     with explained(f'{cfg.filename} must be what a run can use', 'change it, or --cfg-options'):

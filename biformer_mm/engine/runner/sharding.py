@@ -9,7 +9,7 @@ import torch
 from mmengine._strategy import FSDPStrategy
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import FUNCTIONS, STRATEGIES
 from mmengine.utils import digit_version
 from torch import nn
@@ -91,8 +91,11 @@ class WholeFSDPStrategy(FSDPStrategy):
         """Let the built wrapper clip by the norm of the whole model's gradients.
 
         Raises:
-            ValueError: ``clip_grad`` has an argument that FSDP's clipping lacks.
+            ValueError: There are several optimisers, or ``clip_grad`` has an argument that FSDP's
+                clipping lacks.
         """
+        if isinstance(optim_wrapper, OptimWrapperDict):
+            raise ValueError('optim_wrapper must be one optimiser with FSDP; got several')
         clip = optim_wrapper.clip_grad_kwargs or {}
         if 'max_norm' in clip:
             if not set(clip) <= {'max_norm', 'norm_type'}:

@@ -41,7 +41,7 @@ def test_clipping_has_the_arguments_of_fsdp():
 
 
 @pytest.mark.parametrize(
-    'kind, built', [('FSDPStrategy', WholeFSDPStrategy), ('DDPStrategy', 'DDPStrategy')]
+    'kind, built', [('FSDPStrategy', 'WholeFSDPStrategy'), ('DDPStrategy', 'DDPStrategy')]
 )
 def test_it_stands_in_for_mmengines(kind, built, monkeypatch):
     monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
