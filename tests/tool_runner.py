@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Union
 
 import torch
 from mmengine.utils import digit_version
@@ -15,13 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 TRUST = [] if digit_version(torch.__version__) >= digit_version('2.6') else ['--trust']
 
 
-def run_tool(tool: str, *args, cwd: Path, ok: bool = True) -> str:
-    """Run tools/TOOL in ``cwd``; return what it printed.
+def run_tool(tool: Union[str, Path], *args, cwd: Path, ok: bool = True) -> str:
+    """Run tools/TOOL, or the tool of an absolute path, in ``cwd``; return what it printed.
 
     Fails unless the tool succeeds (or, with ``ok`` False, unless it fails).
     """
     command = [str(ROOT / 'tools' / tool), *map(str, args)]
-    if tool.endswith('.py'):
+    if command[0].endswith('.py'):
         command.insert(0, sys.executable)
     result = subprocess.run(
         command,

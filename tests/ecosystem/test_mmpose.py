@@ -1,8 +1,6 @@
 """The example of an mmpose project, with mmpose's own tools and with ours."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -26,18 +24,6 @@ OPTIONS = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1'
 OPTIONS += ['train_dataloader.dataset.indices=16', 'default_hooks.checkpoint.interval=1']
 
 
-def run(project, *command):
-    result = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=project,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert result.returncode == 0, result.stdout[-5000:]
-    return result.stdout
-
-
 def checkpoint(folder):
     return torch.load(folder / 'epoch_1.pth', map_location='cpu', weights_only=False)
 
@@ -46,14 +32,14 @@ def checkpoint(folder):
 def project(tmp_path_factory):
     """A project's folder with its data."""
     project = tmp_path_factory.mktemp('project')
-    run(project, PROJECT / 'make_data.py')
+    run_tool(PROJECT / 'make_data.py', cwd=project)
     return project
 
 
 @pytest.fixture(scope='module')
 def trained(project):
     """The checkpoint of one epoch with mmpose's tool."""
-    printed = run(project, TOOLS / 'train.py', CONFIG, '--work-dir', 'theirs', *OPTIONS)
+    printed = run_tool(TOOLS / 'train.py', CONFIG, '--work-dir', 'theirs', *OPTIONS, cwd=project)
     assert 'coco/AP' in printed
     return project / 'theirs' / 'epoch_1.pth'
 
@@ -83,7 +69,9 @@ def test_mmposes_tool_trains_all_of_the_backbone(trained):
 
 
 def test_mmposes_tool_predicts_what_the_model_does(project, trained):
-    printed = run(project, TOOLS / 'test.py', CONFIG, trained, '--dump', 'found.pkl', *OPTIONS)
+    printed = run_tool(
+        TOOLS / 'test.py', CONFIG, trained, '--dump', 'found.pkl', *OPTIONS, cwd=project
+    )
     assert 'coco/AP' in printed
     found = mmengine.load(project / 'found.pkl')
     assert len(found) == 24

@@ -1,8 +1,6 @@
 """The example of an mmrotate project, with mmrotate's own tools and with ours."""
 
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -29,18 +27,6 @@ OPTIONS = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_begin=2'] +
 OPTIONS += [f'model.test_cfg.{name}={value}' for name, value in TEST_CFG.items()]
 
 
-def run(project, *command):
-    result = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=project,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert result.returncode == 0, result.stdout[-5000:]
-    return result.stdout
-
-
 def checkpoint(folder):
     return torch.load(folder / 'epoch_1.pth', map_location='cpu', weights_only=False)
 
@@ -49,14 +35,14 @@ def checkpoint(folder):
 def project(tmp_path_factory):
     """A project's folder with its data."""
     project = tmp_path_factory.mktemp('project')
-    run(project, PROJECT / 'make_data.py')
+    run_tool(PROJECT / 'make_data.py', cwd=project)
     return project
 
 
 @pytest.fixture(scope='module')
 def trained(project):
     """The checkpoint of one epoch with mmrotate's tool."""
-    run(project, TOOLS / 'train.py', CONFIG, '--work-dir', 'theirs', *OPTIONS)
+    run_tool(TOOLS / 'train.py', CONFIG, '--work-dir', 'theirs', *OPTIONS, cwd=project)
     return project / 'theirs' / 'epoch_1.pth'
 
 
@@ -92,7 +78,9 @@ def test_mmrotates_tool_predicts_turned_boxes_as_the_model_does(project, trained
     # One picture at a time, as below: scores of a model that is hardly trained are close, and
     # rounding sorts them.
     options = [*OPTIONS, 'test_dataloader.batch_size=1']
-    printed = run(project, TOOLS / 'test.py', CONFIG, trained, '--out', 'found.pkl', *options)
+    printed = run_tool(
+        TOOLS / 'test.py', CONFIG, trained, '--out', 'found.pkl', *options, cwd=project
+    )
     assert 'dota/mAP' in printed
     found = mmengine.load(project / 'found.pkl')
     assert len(found) == 8
