@@ -112,7 +112,8 @@ def write_training(name, folder):
     if block.page == OWN:
         (folder / 'my_data').rename(folder / 'other_data')
         make_data(block, folder / 'my_data')
-    return 'python tools/train.py small.py --work-dir trained'
+    start = 'tools/dist_train.sh small.py 1' if 'strategy' in cfg else 'python tools/train.py small.py'
+    return f'{start} --work-dir trained'
 
 
 @pytest.mark.parametrize('name', PAGES)
