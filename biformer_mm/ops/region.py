@@ -101,11 +101,9 @@ def merge(regions: Tensor) -> Tensor:
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
     """Cut padding off: (N, H', W', C) -> (N, H, W, C)."""
-    if not is_traced():
-        return x[:, :height, :width]
-    # In an ONNX runtime each slice is a copy of the map.
-    x = x[:, :height] if x.shape[1] > height else x
-    return x[:, :, :width] if x.shape[2] > width else x
+    if is_traced() and x.shape[1] <= height and x.shape[2] <= width:
+        return x  # in an ONNX runtime each slice is a copy of the map
+    return x[:, :height, :width]
 
 
 def valid_tokens(

@@ -75,6 +75,19 @@ def test_any_size_where_tracing_padded(padding, opset):
         assert_equal(run, model, shape)
 
 
+@pytest.mark.parametrize('padding', ['legacy', 'masked'])
+@pytest.mark.parametrize('height, width', [(15, 16), (16, 15), (9, 16), (9, 9)])
+def test_a_layer_traced_with_padding_takes_any_size(padding, height, width):
+    """Also with padding along one axis only, and with regions of nothing but padding (9)."""
+    layer = BiLevelRoutingAttention(32, 2, 4, 3, padding).eval()
+    axes = {0: 'n', 1: 'h', 2: 'w'}
+    run = start(export(layer, torch.randn(2, height, width, 32), axes))
+    for size in (height, width), (16, 16), (14, 16), (16, 13), (9, 9), (5, 13), (8, 20):
+        x = torch.randn(3, *size, 32, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            torch.testing.assert_close(run(x)[0], layer(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.first_tier(1)
 @pytest.mark.parametrize('axes', [AXES, {2: 'height', 3: 'width'}])
 def test_automatic_regions_hold_for_the_traced_size(axes):
@@ -109,8 +122,8 @@ def test_what_the_graph_of_a_layer_computes(opset, size):
     made_by = {name: node for node in graph.node for name in node.output}
     kinds = Counter(node.op_type for node in graph.node)
     assert (kinds['Softmax'], kinds['Split']) == (1, 1)
-    # No masks with padding='legacy', and no slices of maps without padding.
-    assert kinds['Where'] == 0
+    # No masks and no slices of maps without padding.
+    assert kinds['Where'] == 0 or size == 15
     shapes = {node.input[0] for node in graph.node if node.op_type == 'Slice'}
     assert all(made_by[name].op_type == 'Shape' for name in shapes) or size == 15
 

@@ -20,7 +20,7 @@ from biformer_mm.ops import (
 from biformer_mm.ops.backends.block_reference import lce_values
 from biformer_mm.ops.dispatch import check_backend_name, resolve_backend
 from biformer_mm.ops.region import crop, pin_size
-from biformer_mm.ops.tracing import is_for_others, is_symbolic, is_traced
+from biformer_mm.ops.tracing import is_symbolic, is_traced
 from biformer_mm.ops.validation import check_choice, check_int, check_multiple
 
 from ..mmengine_compat import register
@@ -248,8 +248,7 @@ def _route(
         region_index=routing_index(query, key, topk, size if masked else None),
         num_heads=num_heads,
         scale=scale,
-        # Other software computes queries in the padding faster than it masks them.
-        valid_size=size if padded and (masked or not is_for_others()) else None,
+        valid_size=size if padded else None,
         attend_padding=not masked,
     )
 
