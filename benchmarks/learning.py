@@ -33,9 +33,9 @@ from report import DEFAULT_OUT, environment, write
 
 from biformer_mm.utils.atomic_file import whole_file
 
-# Of the GPU, sized for one of the H200 class with 16 cores beside it.
+# For two cores, some 20 minutes a network; for a GPU of the H200 class with 16 cores beside it.
 PRESETS: Dict[str, Dict] = dict(
-    cpu=dict(steps=600, seeds=[0, 1], batch=64, dtype='fp32', jobs=1, threads=1, workers=0),
+    cpu=dict(steps=600, seeds=[0, 1], batch=32, dtype='fp32', jobs=2, threads=1, workers=0),
     gpu=dict(steps=1500, seeds=[0, 1, 2], batch=256, dtype='bf16', jobs=1, threads=2, workers=12),
 )
 RATES = [2.5e-4, 5e-4, 1e-3]

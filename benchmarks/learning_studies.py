@@ -54,6 +54,8 @@ def _attentions() -> Dict[str, Dict]:
         # From maps of 4 x 4 tokens, a quarter of which is followed.
         quadtree=[dict(num_levels=x, topk=4) for x in (3, 2, 1, 1)],
     )
+    # As in Swin, positions do not decay.
+    decay = {key: dict(decay_mult=0.0) for key in ('.table', '.of_rows', '.of_columns')}
     found: Dict[str, Dict] = {ROUTING: {}}
     for name in ATTENTIONS:
         given = options.get(name, {})
@@ -63,6 +65,7 @@ def _attentions() -> Dict[str, Dict]:
             'model.backbone.num_regions': None,
             'model.backbone.topks': None,
             'model.backbone.arch': dict(_delete_=True, base='stl', attention=attention),
+            'optim_wrapper.paramwise_cfg': dict(custom_keys=decay),
         }
     return found
 
