@@ -3,8 +3,8 @@
     python benchmarks/plot.py work_dirs/benchmarks/*/*.json
 
 Beside each JSON file it writes NAME.png: growth of time and memory, both axes
-logarithmic, bars of time and memory relative to the yardstick's, or losses of
-trainings.
+logarithmic, bars of time and memory relative to the yardstick's, or losses and
+accuracies of trainings.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import LogLocator  # noqa: E402
 
-from biformer_mm.analysis.plotting import COLORS, MARKERS, STYLE  # noqa: E402
+from biformer_mm.analysis.plotting import COLORS, MARKERS, STYLE, line  # noqa: E402
 
 
 def hardware(result: Dict) -> str:
@@ -207,7 +207,54 @@ def plot_drift(result: Dict) -> Figure:
     return figure
 
 
-PLOTS = dict(growth=plot_growth, backbone=plot_backbone, attention=plot_attention, drift=plot_drift)
+def plot_learning(result: Dict) -> Figure:
+    """Loss by step and accuracy by time: the mean of the seeds, and their spread."""
+    rows = [row for row in result['rows'] if 'accuracy' in row]
+    # Seconds where all networks have a time, else steps.
+    timed = all('seconds' in row for row in rows)
+    figure, (losses, accuracies) = plt.subplots(1, 2, figsize=(12, 5))
+    for i, row in enumerate(rows):
+        runs = [run for run in row['runs'] if 'error' not in run]
+        width = row['steps'] / len(runs[0]['curve'])
+        steps = [(j + 0.5) * width for j in range(len(runs[0]['curve']))]
+        _seeds(losses, steps, [run['curve'] for run in runs], i, row['name'])
+        per_step = row['seconds']['median'] if timed else 1
+        times = [step * per_step for step, _ in runs[0]['accuracy']]
+        values = [[value for _, value in run['accuracy']] for run in runs]
+        _seeds(accuracies, times, values, i, row['name'])
+    losses.set_xlabel('step')
+    losses.set_title('training loss')
+    losses.legend(fontsize=9)
+    accuracies.set_xlabel('seconds of training steps' if timed else 'step')
+    accuracies.set_title('accuracy on the test pictures, %')
+    settings = result['settings']
+    seeds = ', '.join(map(str, settings['seeds']))
+    figure.suptitle(
+        f'{settings["data"]}; batch {settings["batch"]}, seeds {seeds}\n{hardware(result)}',
+        fontsize=11,
+    )
+    figure.tight_layout()
+    return figure
+
+
+def _seeds(axis: Axes, x: List, values: List[List], i: int, name: str) -> None:
+    """Draw the mean of the seeds' values as the i-th line, and shade their spread."""
+    columns = list(zip(*values))
+    style = line(i)
+    style['marker'] = style['marker'] if len(x) < 10 else ''
+    axis.plot(x, [sum(column) / len(column) for column in columns], label=name, **style)
+    axis.fill_between(
+        x, list(map(min, columns)), list(map(max, columns)), color=style['color'], alpha=0.2, lw=0
+    )
+
+
+PLOTS = dict(
+    growth=plot_growth,
+    backbone=plot_backbone,
+    attention=plot_attention,
+    drift=plot_drift,
+    learning=plot_learning,
+)
 
 
 def main() -> None:

@@ -48,6 +48,12 @@ def test_nothing_is_found_in_our_configs(name):
 @pytest.mark.parametrize(
     'name',
     [
+        'cifar10/biformer_s.py',
+        'cifar10/biformer_stl.py',
+        'cifar10/biformer_t.py',
+        'cifar10/convnext_t.py',
+        'cifar10/resnet50.py',
+        'cifar10/swin_t.py',
         'mmdet_project/configs/faster_rcnn_shapes.py',
         'pure_python/retinanet_shapes.py',
         'resnet_plugin/resnet50_bra_in1k.py',

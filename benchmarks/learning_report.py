@@ -1,0 +1,78 @@
+"""What learning.py makes of its runs: the rates, the rows, the table."""
+
+import math
+import statistics
+from typing import Dict, Sequence
+
+from learning_runs import LAST, SIZE
+from report import table, with_spread
+
+
+def choose_rate(losses: Dict[float, float]) -> float:
+    """Return the rate with the least loss; a loss that is not finite is none.
+
+    Raises:
+        ValueError: No loss is finite.
+    """
+    finite = {rate: loss for rate, loss in losses.items() if math.isfinite(loss)}
+    if not finite:
+        raise ValueError(f'one rate must give a finite loss; got {losses}: try smaller --rates')
+    return min(finite, key=lambda rate: finite[rate])
+
+
+def summarize(row: Dict, runs: Sequence[Dict]) -> None:
+    """Add to a network's row its runs, and what they have in common."""
+    row['runs'] = list(runs)
+    failed = [run['error'] for run in runs if 'error' in run]
+    done = [run for run in runs if 'error' not in run]
+    if failed:
+        row['error'] = failed[0]
+    if done:
+        last = [run['accuracy'][-1][1] for run in done]
+        row['accuracy'] = dict(mean=statistics.fmean(last), min=min(last), max=max(last))
+        row['loss'] = statistics.fmean(run['loss'] for run in done)
+        row['peak_memory'] = max(run['peak_memory'] for run in done)
+        for key in ('steps', 'parameters', 'multiply_adds'):
+            row[key] = done[0][key]
+
+
+def as_table(rows: Sequence[Dict]) -> str:
+    lines = []
+    for row in rows:
+        if 'accuracy' not in row:
+            lines.append([row['name'], *['-'] * 7, str(row['error']).replace('|', '/')])
+            continue
+        accuracy, time = row['accuracy'], '-'
+        if 'seconds' in row:
+            time = with_spread(row['seconds'], 1e3)
+            if 'time_ratio' in row:
+                time += f'; {row["time_ratio"]:.2f}'
+        lines.append(
+            [
+                row['name'],
+                f'{row["parameters"] / 1e6:.1f}',
+                f'{row["multiply_adds"] / 1e9:.3f}',
+                f'{row["peak_memory"] / 1e9:.2f}',
+                f'{row["rate"]:g}',
+                row['steps'],
+                f'{accuracy["mean"]:.1f} ({accuracy["min"]:.1f}-{accuracy["max"]:.1f})',
+                f'{row["loss"]:.3f}',
+                time if not row['error'] else str(row['error']).replace('|', '/'),
+            ]
+        )
+    columns = ['network', 'parameters, M', 'multiply-adds, G', 'peak memory, GB', 'rate', 'steps']
+    last = [f'loss, last {LAST} steps', f'ms per step (range), over {rows[0]["name"]}']
+    return table([*columns, 'accuracy, % (seeds)', *last], lines)
+
+
+def about(settings: Dict) -> str:
+    """Data, budget and seeds in a sentence; the hardware is in the environment."""
+    budget = f'{settings["steps"]} steps'
+    if settings['seconds']:
+        budget = f'as many steps as take {settings["seconds"]:g} s'
+    return (
+        f'{settings["data"]}, {settings["train_pictures"]:,} training and '
+        f'{settings["test_pictures"]:,} test pictures in {settings["classes"]} classes, resized '
+        f'to {SIZE} x {SIZE}; {budget} of {settings["batch"]} pictures, {settings["dtype"]}; '
+        f'seeds {", ".join(map(str, settings["seeds"]))}.'
+    )
