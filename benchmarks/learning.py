@@ -1,7 +1,7 @@
 """How networks learn on real pictures, from one recipe and under one budget.
 
     python benchmarks/learning.py --study networks --data data/cifar10
-    python benchmarks/learning.py --study attentions --preset gpu --seconds 60
+    python benchmarks/learning.py --study attentions --preset gpu --steps 1500
     python benchmarks/learning.py --study backends --steps 300 --only 'reference, fp32'
 
 A study names networks, see learning_studies.py; examples/cifar10 has their configs. Each is
@@ -33,11 +33,13 @@ from report import DEFAULT_OUT, environment, write
 
 from biformer_mm.utils.atomic_file import whole_file
 
-# For two cores, some 20 minutes a network; for a GPU of the H200 class with 16 cores beside it.
+# For two cores, some 20 minutes a network. For a GPU of the H200 class with 16 cores beside it:
+# 8 minutes for the six networks, by an estimate that no GPU has checked.
 PRESETS: Dict[str, Dict] = dict(
-    cpu=dict(steps=600, seeds=[0, 1], batch=32, dtype='fp32', jobs=2, threads=1, workers=0),
-    gpu=dict(steps=1500, seeds=[0, 1, 2], batch=256, dtype='bf16', jobs=1, threads=2, workers=12),
+    cpu=dict(seeds=[0, 1], batch=32, dtype='fp32', jobs=2, threads=1, workers=0),
+    gpu=dict(seeds=[0, 1, 2], batch=256, dtype='bf16', jobs=3, threads=2, workers=4),
 )
+BUDGETS: Dict[str, Dict] = dict(cpu=dict(steps=600), gpu=dict(seconds=12))
 RATES = [2.5e-4, 5e-4, 1e-3]
 CHOOSE_RATES = ('networks', 'attentions')
 CIFAR = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
@@ -163,7 +165,7 @@ def run_study(args: argparse.Namespace) -> List[Dict]:
             classes=len(args.classes),
             seed=0,
             rate=args.rates[0],
-            steps=args.steps,
+            steps=args.steps or 1,  # replaced where there are seconds
             batch=args.batch,
             dtype=networks[name].dtype or args.dtype,
             workers=args.workers,
@@ -239,7 +241,7 @@ def parse_args() -> argparse.Namespace:
         '--preset',
         choices=PRESETS,
         default='gpu' if on_gpu else 'cpu',
-        help=f'defaults of the next options: {PRESETS}',
+        help=f'defaults of the next options: {PRESETS}, {BUDGETS}',
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument('--steps', type=int)
@@ -257,6 +259,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', default=DEFAULT_OUT, help='of the result')
     parser.set_defaults(**PRESETS[parser.parse_known_args()[0].preset])
     args = parser.parse_args()
+    if args.steps is None and args.seconds is None:
+        vars(args).update(BUDGETS[args.preset])
     args.device = 'cuda' if on_gpu else 'cpu'
     args.repeats = 10 if on_gpu else 3
     args.rates = args.rates or (RATES if args.study in CHOOSE_RATES else RATES[1:2])

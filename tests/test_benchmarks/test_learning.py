@@ -49,7 +49,7 @@ def call(load, monkeypatch, tmp_path, pictures):
         shutil.rmtree(tmp_path / 'out', ignore_errors=True)
         folders = ['--data', pictures, '--work-dir', tmp_path / 'work', '--out', tmp_path / 'out']
         budget = ['--steps', 4] if steps else []
-        given = ['--preset', 'cpu', *budget, '--batch', 4, *folders, *args]
+        given = ['--preset', 'cpu', *budget, '--batch', 4, '--jobs', 1, *folders, *args]
         monkeypatch.setattr('sys.argv', ['learning.py', *map(str, given)])
         if ok:
             learning.main()
