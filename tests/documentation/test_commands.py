@@ -112,7 +112,9 @@ def write_training(name, folder):
     if block.page == OWN:
         (folder / 'my_data').rename(folder / 'other_data')
         make_data(block, folder / 'my_data')
-    start = 'tools/dist_train.sh small.py 1' if 'strategy' in cfg else 'python tools/train.py small.py'
+    start = (
+        'tools/dist_train.sh small.py 1' if 'strategy' in cfg else 'python tools/train.py small.py'
+    )
     return f'{start} --work-dir trained'
 
 
