@@ -102,8 +102,10 @@ def measure_steps(runs: Dict[str, Run], args: argparse.Namespace) -> Dict[str, D
     return dict.fromkeys(runs, row)
 
 
-def find_steps(runs: Dict[str, Run], folder: Path, args: argparse.Namespace) -> Dict[str, int]:
-    """Return how many steps of each network take ``--seconds``.
+def set_steps(
+    runs: Dict[str, Run], rows: Dict[str, Dict], folder: Path, args: argparse.Namespace
+) -> None:
+    """Give each network as many steps as take ``--seconds``.
 
     Their time is stored, as a call that goes on where another stopped must train as many.
     """
@@ -116,14 +118,13 @@ def find_steps(runs: Dict[str, Run], folder: Path, args: argparse.Namespace) -> 
     missing = {name: runs[name] for name in runs if found[name] is None}
     if missing:
         found.update(measure_steps(missing, args))
-    for name in missing:
-        if 'median' in found[name]:
-            keep(paths[name], settings[name], found[name])
-    return {
-        name: max(1, int(args.seconds / row['median']))
-        for name, row in found.items()
-        if 'median' in row
-    }
+    for name, times in found.items():
+        if 'median' not in times:
+            rows[name]['error'] = 'its time per step, which --seconds needs, has not been found'
+            continue
+        if name in missing:
+            keep(paths[name], settings[name], times)
+        runs[name] = runs[name]._replace(steps=max(1, int(args.seconds / times['median'])))
 
 
 def find_rates(
@@ -155,31 +156,10 @@ def find_rates(
 def run_study(args: argparse.Namespace) -> List[Dict]:
     """Return a row per network."""
     folder = Path(args.work_dir) / args.study
-    networks = networks_of(args.study, args.device)
-    chosen = [name for name in networks if name in (args.only or networks)]
-    rows: Dict[str, Dict] = {name: dict(name=name, error=None) for name in chosen}
-    runs = {
-        name: Run(
-            network=networks[name],
-            data=str(Path(args.data).resolve()),
-            classes=len(args.classes),
-            seed=0,
-            rate=args.rates[0],
-            steps=args.steps or 1,  # replaced where there are seconds
-            batch=args.batch,
-            dtype=networks[name].dtype or args.dtype,
-            workers=args.workers,
-            device=args.device,
-        )
-        for name in chosen
-    }
+    runs = make_runs(args)
+    rows: Dict[str, Dict] = {name: dict(name=name, error=None) for name in runs}
     if args.seconds:
-        steps = find_steps(runs, folder, args)
-        for name in chosen:
-            if name in steps:
-                runs[name] = runs[name]._replace(steps=steps[name])
-            else:
-                rows[name]['error'] = 'its time per step, which --seconds needs, has not been found'
+        set_steps(runs, rows, folder, args)
     find_rates(_without_errors(runs, rows), _without_errors(rows, rows), folder, args)
     for name, run in _without_errors(runs, rows).items():
         runs[name] = run._replace(rate=rows[name]['rate'])
@@ -196,6 +176,26 @@ def run_study(args: argparse.Namespace) -> List[Dict]:
     if args.timing:
         add_times(_without_errors(runs, rows), rows, args)
     return list(rows.values())
+
+
+def make_runs(args: argparse.Namespace) -> Dict[str, Run]:
+    """Return a run per network, whose steps, rate and seed are still to be set."""
+    return {
+        name: Run(
+            network=network,
+            data=str(Path(args.data).resolve()),
+            classes=len(args.classes),
+            seed=0,
+            rate=args.rates[0],
+            steps=args.steps or 1,
+            batch=args.batch,
+            dtype=network.dtype or args.dtype,
+            workers=args.workers,
+            device=args.device,
+        )
+        for name, network in networks_of(args.study, args.device).items()
+        if not args.only or name in args.only
+    }
 
 
 def _without_errors(of: Dict[str, Any], rows: Dict[str, Dict]) -> Dict[str, Any]:
