@@ -43,7 +43,7 @@ def region_attention(
     valid, used = None, (rows, columns)
     if valid_size is not None:
         # Regions that are all padding have no queries.
-        used = tuple((size + side - 1) // side for size, side in zip(valid_size, (h, w)))
+        used = (valid_size[0] + h - 1) // h, (valid_size[1] + w - 1) // w
         query = query[:, : used[0], : used[1]]
         region_index = region_index.view(n, rows, columns, topk)[:, : used[0], : used[1]]
         region_index = region_index.reshape(n, -1, topk)
