@@ -49,15 +49,23 @@ def test_flops_at_224_are_the_papers(arch, gflops):
 
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_flops_do_not_depend_on_the_backend(backend):
-    size = 40, 56
+    size = 40, 72  # maps with padding, but no regions of padding only
     assert count(tiny(backend), size) == count(tiny('reference'), size)
+
+
+def test_portable_leaves_out_queries_in_padding():
+    """Of three columns of regions in stage 3, whose map of 3 x 4 becomes 3 x 6, one is padding."""
+    size = 40, 56
+    saved = count(tiny('reference'), size) - count(tiny('portable'), size)
+    regions, tokens, topk, channels = 3, 2, 4, 32
+    assert saved == regions * tokens * 2 * topk * tokens * channels
 
 
 @pytest.mark.skipif(not hasattr(torch.library, 'custom_op'), reason='PyTorch before 2.4')
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_pytorch_counts_a_backbone_alike(backend):
     """In inference, with the reference's plain matrix products as measure."""
-    image = torch.zeros(1, 3, 40, 56)
+    image = torch.zeros(1, 3, 40, 72)
     with torch.no_grad():
         found, expected = (
             pytorch_count(lambda: tiny(name).eval()(image)) for name in (backend, 'reference')
