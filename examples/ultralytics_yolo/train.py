@@ -47,16 +47,12 @@ def main():
     add_attention('yolo11.yaml', 'yolo11-bra.yaml', after={6: 8, 10: 4, 13: 8})
     data = write_shapes(Path('shapes'), args.size, dict(train=args.count, val=args.count // 5 + 1))
 
+    # Without `project`, results go to a folder that ultralytics chose when it was first imported.
+    common = dict(data=data, imgsz=args.size, project=Path('runs').resolve())
     model = YOLO(f'yolo11{args.scale}-bra.yaml')
-    model.train(
-        data=data,
-        imgsz=args.size,
-        epochs=args.epochs,
-        project=Path('runs').resolve(),
-        name='shapes',
-    )
+    model.train(**common, epochs=args.epochs, name='shapes')
     model = YOLO(model.trainer.best)
-    print('mAP 50-95:', round(model.val(data=data, imgsz=args.size, verbose=False).box.map, 3))
+    print('mAP 50-95:', round(model.val(**common, name='val', verbose=False).box.map, 3))
     found = model.predict('shapes/images/val/0000.png', imgsz=args.size, verbose=False)[0]
     found.save('prediction.png')
     print('found:', [found.names[int(label)] for label in found.boxes.cls])
