@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
-from drift import smooth
+from drift import Record, smooth
 from learning_studies import Network
 from measure import Timer, peak_memory, time_rows
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, TRANSFORMS
@@ -80,12 +79,12 @@ class LoadOnce(LoadImageFromFile):
         return dict(results, img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
 
 
-class Record(Hook):
-    """Keeps the loss of each step, the accuracies, and the largest of the first weights."""
+class Curves(Record):
+    """Keeps the loss of each step, all accuracies, and the largest of the first weights."""
 
     def __init__(self) -> None:
-        self.losses: List[float] = []
-        self.accuracy: List[Tuple[int, float]] = []
+        super().__init__()
+        self.accuracies: List[Tuple[int, float]] = []
         self.largest = 0.0
 
     def before_train(self, runner: Runner) -> None:
@@ -93,17 +92,8 @@ class Record(Hook):
         weights = [x for x in runner.model.parameters() if x.ndim > 1]
         self.largest = max(float(x.detach().abs().max()) for x in weights)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Optional[Any] = None,
-        outputs: Optional[Dict] = None,
-    ) -> None:
-        self.losses.append(float(outputs['loss'].detach()))
-
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict] = None) -> None:
-        self.accuracy.append((runner.iter, metrics['accuracy/top1']))
+        self.accuracies.append((runner.iter, metrics['accuracy/top1']))
 
 
 def make_config(run: Run) -> Config:
@@ -157,11 +147,11 @@ def train(run: Run, threads: int) -> Dict:
         cfg.work_dir = folder
         cfg.experiment_name = Path(folder).name
         runner = Runner.from_cfg(cfg)
-        record = Record()
-        runner.register_hook(record)
+        curves = Curves()
+        runner.register_hook(curves)
         runner.train()
     peak = peak_memory(run.device)  # before the costs are counted on another model
-    losses = record.losses
+    losses = curves.losses
     cfg.model.backbone.pop('attn_backend', None)  # costs are counted on a CPU, where not all run
     parameters, multiply_adds = model_cost(cfg, (SIZE, SIZE))
     return dict(
@@ -169,9 +159,9 @@ def train(run: Run, threads: int) -> Dict:
         steps=run.steps,
         loss=statistics.fmean(losses[-LAST:]),
         loss_of_last_fifth=statistics.fmean(losses[-max(1, len(losses) // 5) :]),
-        accuracy=record.accuracy,
+        accuracy=curves.accuracies,
         curve=smooth(losses, POINTS),
-        largest_first_weight=record.largest,
+        largest_first_weight=curves.largest,
         parameters=parameters,
         multiply_adds=multiply_adds,
         peak_memory=peak,
