@@ -8,7 +8,7 @@ A study names networks, see learning_studies.py; examples/cifar10 has their conf
 trained from several seeds, every time in a process of its own. Networks of one seed see the same
 pictures in the same order. The first is what the others' time is held against. The studies of
 networks and attentions first choose a rate for each network: of those given, the one with
-the least training loss at the end of a short run.
+the least training loss at the end of a short trial, the first steps of a whole training.
 
 A finished run is kept in --work-dir, and trained again only if its config, seed or budget has
 changed. The time of a step is measured at the end of a call, in turns, on one batch in memory,
@@ -40,7 +40,8 @@ PRESETS: Dict[str, Dict] = dict(
     gpu=dict(seeds=[0, 1, 2], batch=256, dtype='bf16', jobs=3, threads=2, workers=4),
 )
 BUDGETS: Dict[str, Dict] = dict(cpu=dict(steps=600), gpu=dict(seconds=12))
-RATES = [2.5e-4, 5e-4, 1e-3]
+RATES = [6.25e-5, 1.25e-4, 2.5e-4, 5e-4, 1e-3]
+RATE = 5e-4  # of the recipe, for studies that do not choose
 CHOOSE_RATES = ('networks', 'attentions')
 CIFAR = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
 CIFAR_NAME = 'CIFAR-10, a part, re-encoded as JPEG by a third party'
@@ -137,7 +138,7 @@ def find_rates(
         return
     trials = {
         folder / name / f'rate_{rate:g}' / 'run.json': run._replace(
-            seed=0, steps=args.rate_steps, rate=rate, evaluate=False
+            seed=0, stop=min(args.rate_steps, run.steps), rate=rate
         )
         for name, run in runs.items()
         for rate in args.rates
@@ -252,8 +253,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--jobs', type=int, help='trainings at once')
     parser.add_argument('--threads', type=int, help='of each')
     parser.add_argument('--workers', type=int, help='processes of each that load pictures')
-    parser.add_argument('--rates', type=float, nargs='+', help=f'to choose from; default {RATES}')
-    parser.add_argument('--rate-steps', type=int, default=100, help='of the trial of each rate')
+    parser.add_argument(
+        '--rates', type=float, nargs='+', help=f'to choose from; default {RATES}, or {RATE}'
+    )
+    parser.add_argument('--rate-steps', type=int, default=150, help='of the trial of each rate')
     parser.add_argument('--no-timing', dest='timing', action='store_false')
     parser.add_argument('--work-dir', default='work_dirs/learning', help='of finished runs')
     parser.add_argument('--out', default=DEFAULT_OUT, help='of the result')
@@ -263,7 +266,7 @@ def parse_args() -> argparse.Namespace:
         vars(args).update(BUDGETS[args.preset])
     args.device = 'cuda' if on_gpu else 'cpu'
     args.repeats = 10 if on_gpu else 3
-    args.rates = args.rates or (RATES if args.study in CHOOSE_RATES else RATES[1:2])
+    args.rates = args.rates or (RATES if args.study in CHOOSE_RATES else [RATE])
     try:
         check(args)
     except ValueError as error:

@@ -44,12 +44,12 @@ class Run(NamedTuple):
         classes: Number of classes.
         seed: Of weights and batches.
         rate: Learning rate.
-        steps: Number of steps.
+        steps: Number of steps, and of the schedule.
         batch: Pictures per step.
         dtype: 'fp32', or of autocast.
         workers: Processes that load pictures.
         device: 'cpu' or 'cuda'.
-        evaluate: Whether to compute accuracies.
+        stop: Steps after which to stop early, without accuracies: a trial.
     """
 
     network: Network
@@ -62,7 +62,7 @@ class Run(NamedTuple):
     dtype: str
     workers: int
     device: str
-    evaluate: bool = True
+    stop: Optional[int] = None
 
 
 @TRANSFORMS.register_module()
@@ -108,14 +108,18 @@ def make_config(run: Run) -> Config:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=AMP[run.dtype])
     # The suite's loop, as tools/train.py takes it: it starts workers after they are seeded.
     interval = max(1, run.steps // EVALUATIONS)
-    cfg.train_cfg = dict(type='ResumableIterLoop', max_iters=run.steps, val_interval=interval)
+    cfg.train_cfg = dict(
+        type='ResumableIterLoop', max_iters=run.stop or run.steps, val_interval=interval
+    )
+    if run.stop:
+        cfg.param_scheduler[1].end = run.steps
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.data_root = run.data
         loader.dataset.pipeline[0] = dict(type='LoadOnce')
         loader.update(
             batch_size=run.batch, num_workers=run.workers, persistent_workers=run.workers > 0
         )
-    for split in ('test',) if run.evaluate else ('test', 'val'):
+    for split in ('test', 'val') if run.stop else ('test',):
         for part in ('dataloader', 'evaluator', 'cfg'):
             cfg.pop(f'{split}_{part}')
     cfg.default_hooks.checkpoint = None

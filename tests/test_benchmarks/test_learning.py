@@ -132,17 +132,28 @@ def test_what_has_changed_is_trained_again(call, trained, capsys, change):
 
 
 def test_each_network_takes_the_rate_of_the_least_loss(call, trained):
-    result, text = call('--rates', '5e-4', '2e-4', 2, '--rate-steps', 7, '--no-timing')
-    assert [(run.rate, run.steps, run.evaluate) for run in trained[:3]] == [
-        (5e-4, 7, False),
-        (2e-4, 7, False),
-        (2, 7, False),
-    ]
-    assert {run.rate for run in trained[6:]} == {2e-4}
+    result, text = call('--rates', '5e-4', '2e-4', 2, '--rate-steps', 3, '--no-timing')
+    trials, trainings = trained[:6], trained[6:]
+    assert [(run.rate, run.stop) for run in trials[:3]] == [(5e-4, 3), (2e-4, 3), (2, 3)]
+    assert {(run.rate, run.stop) for run in trainings} == {(2e-4, None)}
     for row in result['rows']:
         assert row['rate'] == 2e-4
         assert [x['rate'] for x in row['rates']] == [5e-4, 2e-4, 2]
-    assert '| 0.0002 |' in text
+    assert '| 0.0002 |' in text and 'the first 3 steps' in text
+    call('--rates', '1e-3', '1e-4', '--only', 'first', '--no-timing')
+    assert {run.stop for run in trained[10:]} == {4, None}  # of 4 steps in all
+
+
+def test_a_trial_is_the_beginning_of_a_training(load, pictures, monkeypatch):
+    """With the same schedule."""
+    runs, network = load('learning_runs'), load('learning_studies').Network
+    monkeypatch.setattr(runs, '_set_up', lambda threads: None)
+    whole, trial = (
+        runs.train(make_run(load, pictures, network('biformer_t', SMALL), steps=8, stop=stop), 1)
+        for stop in (None, 4)
+    )
+    assert trial['curve'] == whole['curve'][:4] and len(whole['curve']) == 8
+    assert trial['accuracy'] == [] and len(whole['accuracy']) == 4
 
 
 def test_the_least_finite_loss_counts(load):
@@ -248,9 +259,7 @@ def test_networks_see_the_same_pictures(load, pictures, tmp_path):
     runs, network, seen = load('learning_runs'), load('learning_studies').Network, []
     for i, (name, seed) in enumerate([('biformer_t', 0), ('convnext_t', 0), ('biformer_t', 1)]):
         options = SMALL if name == 'biformer_t' else {}
-        cfg = runs.make_config(
-            make_run(load, pictures, network(name, options), seed=seed, evaluate=False)
-        )
+        cfg = runs.make_config(make_run(load, pictures, network(name, options), seed=seed))
         cfg.work_dir, cfg.experiment_name = str(tmp_path / str(i)), f'same_pictures_{i}'
         runner = Runner.from_cfg(cfg)
         runner.register_hook(Keep())
