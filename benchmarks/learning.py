@@ -7,8 +7,8 @@
 A study names networks, see learning_studies.py; examples/cifar10 has their configs. Each is
 trained from several seeds, every time in a process of its own. Networks of one seed see the same
 pictures in the same order. The first is what the others' time is held against. The studies of
-networks and attentions first choose a rate for each network: of those given, the one with
-the least training loss at the end of a short trial, the first steps of a whole training.
+networks and attentions choose a rate for each network: of those given, the one with which the
+first seed ends at the least training loss.
 
 A finished run is kept in --work-dir, and trained again only if its config, seed or budget has
 changed. The time of a step is measured at the end of a call, in turns, on one batch in memory,
@@ -33,14 +33,15 @@ from report import DEFAULT_OUT, environment, write
 
 from biformer_mm.utils.atomic_file import whole_file
 
-# For two cores, some 20 minutes a network. For a GPU of the H200 class with 16 cores beside it:
-# 8 minutes for the six networks, by an estimate that no GPU has checked.
+# For two cores, some 20 minutes a network, and as much again for its rate. For a GPU of the H200
+# class with 16 cores beside it, 8 minutes for the six networks: an estimate, which no GPU has
+# checked.
 PRESETS: Dict[str, Dict] = dict(
     cpu=dict(seeds=[0, 1], batch=32, dtype='fp32', jobs=2, threads=1, workers=0),
     gpu=dict(seeds=[0, 1, 2], batch=256, dtype='bf16', jobs=3, threads=2, workers=4),
 )
 BUDGETS: Dict[str, Dict] = dict(cpu=dict(steps=600), gpu=dict(seconds=12))
-RATES = [6.25e-5, 1.25e-4, 2.5e-4, 5e-4, 1e-3]
+RATES = [1e-4, 3e-4, 1e-3]
 RATE = 5e-4  # of the recipe, for studies that do not choose
 CHOOSE_RATES = ('networks', 'attentions')
 CIFAR = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
@@ -81,16 +82,17 @@ def run_once(path: Path, settings: Dict, function: Callable, *args: Any) -> Dict
     return result
 
 
-def train_all(runs: Dict[Path, Run], args: argparse.Namespace) -> List[Dict]:
+def train_all(runs: List[Tuple[str, Run]], folder: Path, args: argparse.Namespace) -> List[Dict]:
     """Train what is not stored yet, ``--jobs`` at once; results in the order of the runs."""
-    settings = [settings_of(run) for run in runs.values()]  # MMEngine reads configs in one thread
+    paths = [folder / name / f'rate_{run.rate:g}' / f'seed_{run.seed}.json' for name, run in runs]
+    settings = [settings_of(run) for _, run in runs]  # MMEngine reads configs in one thread
     with ThreadPoolExecutor(args.jobs) as pool:
         return list(
             pool.map(
-                lambda path, run, known: run_once(path, known, train, run, args.threads),
-                runs.keys(),
-                runs.values(),
+                lambda path, known, run: run_once(path, known, train, run[1], args.threads),
+                paths,
                 settings,
+                runs,
             )
         )
 
@@ -131,27 +133,27 @@ def set_steps(
 def find_rates(
     runs: Dict[str, Run], rows: Dict[str, Dict], folder: Path, args: argparse.Namespace
 ) -> None:
-    """Train briefly with each rate, and write the choice in the rows."""
+    """Train the first seed with each rate, and write the choice in the rows.
+
+    A part of a training would be cheaper, but misleads: what learns fastest at first is seldom
+    the best in the end, and a rate that is too high does harm only after a while.
+    """
     if len(args.rates) == 1:
         for row in rows.values():
             row['rate'] = args.rates[0]
         return
-    trials = {
-        folder / name / f'rate_{rate:g}' / 'run.json': run._replace(
-            seed=0, stop=min(args.rate_steps, run.steps), rate=rate
-        )
+    trials = [
+        (name, run._replace(seed=args.seeds[0], rate=rate))
         for name, run in runs.items()
         for rate in args.rates
-    }
-    results = dict(zip(trials, train_all(trials, args)))
+    ]
+    losses: Dict[str, Dict] = {name: {} for name in runs}
+    for (name, run), result in zip(trials, train_all(trials, folder, args)):
+        losses[name][run.rate] = result.get('loss', math.nan)
     for name, row in rows.items():
-        losses = {}
-        for rate in args.rates:
-            result = results[folder / name / f'rate_{rate:g}' / 'run.json']
-            losses[rate] = result.get('loss_of_last_fifth', math.nan)
-        row['rates'] = [dict(rate=rate, loss=loss) for rate, loss in losses.items()]
+        row['rates'] = [dict(rate=rate, loss=loss) for rate, loss in losses[name].items()]
         with recorded(row):
-            row['rate'] = choose_rate(losses)
+            row['rate'] = choose_rate(losses[name])
 
 
 def run_study(args: argparse.Namespace) -> List[Dict]:
@@ -165,15 +167,14 @@ def run_study(args: argparse.Namespace) -> List[Dict]:
     for name, run in _without_errors(runs, rows).items():
         runs[name] = run._replace(rate=rows[name]['rate'])
     # One seed of all networks after another: what is there of an interrupted call compares.
-    places: Dict[Path, Tuple[str, Run]] = {
-        folder / name / f'seed_{seed}' / 'run.json': (name, run._replace(seed=seed))
+    trainings = [
+        (name, run._replace(seed=seed))
         for seed in args.seeds
         for name, run in _without_errors(runs, rows).items()
-    }
-    results = train_all({path: run for path, (_, run) in places.items()}, args)
+    ]
+    results = train_all(trainings, folder, args)
     for name in _without_errors(runs, rows):
-        mine = [result for result, (of, _) in zip(results, places.values()) if of == name]
-        summarize(rows[name], mine)
+        summarize(rows[name], [x for (of, _), x in zip(trainings, results) if of == name])
     if args.timing:
         add_times(_without_errors(runs, rows), rows, args)
     return list(rows.values())
@@ -256,7 +257,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--rates', type=float, nargs='+', help=f'to choose from; default {RATES}, or {RATE}'
     )
-    parser.add_argument('--rate-steps', type=int, default=150, help='of the trial of each rate')
     parser.add_argument('--no-timing', dest='timing', action='store_false')
     parser.add_argument('--work-dir', default='work_dirs/learning', help='of finished runs')
     parser.add_argument('--out', default=DEFAULT_OUT, help='of the result')
@@ -280,7 +280,7 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ValueError: With the rule, the value and what to do.
     """
-    for key in ('steps', 'seconds', 'batch', 'jobs', 'threads', 'rate_steps'):
+    for key in ('steps', 'seconds', 'batch', 'jobs', 'threads'):
         value = getattr(args, key)
         if value is not None and not value > 0:
             raise ValueError(f'--{key.replace("_", "-")} must be above 0; got {value}')
@@ -329,7 +329,7 @@ def main() -> None:
         seeds=args.seeds,
         batch=args.batch,
         dtype=args.dtype,
-        rate_steps=args.rate_steps if len(args.rates) > 1 else None,
+        rates=args.rates,
     )
     result = dict(
         benchmark='learning',

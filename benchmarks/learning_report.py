@@ -70,12 +70,10 @@ def about(settings: Dict) -> str:
     budget = f'{settings["steps"]} steps'
     if settings['seconds']:
         budget = f'as many steps as take {settings["seconds"]:g} s'
-    rates = ''
-    if settings['rate_steps']:
-        rates = f' Rates by the loss at the end of the first {settings["rate_steps"]} steps.'
+    rates = ', '.join(f'{rate:g}' for rate in settings['rates'])
     return (
         f'{settings["data"]}, {settings["train_pictures"]:,} training and '
         f'{settings["test_pictures"]:,} test pictures in {settings["classes"]} classes, resized '
         f'to {SIZE} x {SIZE}; {budget} of {settings["batch"]} pictures, {settings["dtype"]}; '
-        f'seeds {", ".join(map(str, settings["seeds"]))}.{rates}'
+        f'seeds {", ".join(map(str, settings["seeds"]))}; rates {rates}.'
     )

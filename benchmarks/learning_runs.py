@@ -44,12 +44,11 @@ class Run(NamedTuple):
         classes: Number of classes.
         seed: Of weights and batches.
         rate: Learning rate.
-        steps: Number of steps, and of the schedule.
+        steps: Number of steps.
         batch: Pictures per step.
         dtype: 'fp32', or of autocast.
         workers: Processes that load pictures.
         device: 'cpu' or 'cuda'.
-        stop: Steps after which to stop early, without accuracies: a trial.
     """
 
     network: Network
@@ -62,7 +61,6 @@ class Run(NamedTuple):
     dtype: str
     workers: int
     device: str
-    stop: Optional[int] = None
 
 
 @TRANSFORMS.register_module()
@@ -108,20 +106,15 @@ def make_config(run: Run) -> Config:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=AMP[run.dtype])
     # The suite's loop, as tools/train.py takes it: it starts workers after they are seeded.
     interval = max(1, run.steps // EVALUATIONS)
-    cfg.train_cfg = dict(
-        type='ResumableIterLoop', max_iters=run.stop or run.steps, val_interval=interval
-    )
-    if run.stop:
-        cfg.param_scheduler[1].end = run.steps
+    cfg.train_cfg = dict(type='ResumableIterLoop', max_iters=run.steps, val_interval=interval)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.data_root = run.data
         loader.dataset.pipeline[0] = dict(type='LoadOnce')
         loader.update(
             batch_size=run.batch, num_workers=run.workers, persistent_workers=run.workers > 0
         )
-    for split in ('test', 'val') if run.stop else ('test',):
-        for part in ('dataloader', 'evaluator', 'cfg'):
-            cfg.pop(f'{split}_{part}')
+    for part in ('dataloader', 'evaluator', 'cfg'):
+        cfg.pop(f'test_{part}')
     cfg.default_hooks.checkpoint = None
     cfg.visualizer = None
     cfg.log_level = 'ERROR'
@@ -162,7 +155,6 @@ def train(run: Run, threads: int) -> Dict:
         seed=run.seed,
         steps=run.steps,
         loss=statistics.fmean(losses[-LAST:]),
-        loss_of_last_fifth=statistics.fmean(losses[-max(1, len(losses) // 5) :]),
         accuracy=curves.accuracies,
         curve=smooth(losses, POINTS),
         largest_first_weight=curves.largest,
@@ -182,12 +174,11 @@ def _set_up(threads: int) -> None:
 
 def _load_all(cfg: Config) -> None:
     load = LoadOnce()
-    for loader in (cfg.train_dataloader, cfg.get('val_dataloader')):
-        if loader is not None:
-            data = copy.deepcopy(loader.dataset)
-            dataset = DATASETS.build(dict(data, _scope_='mmpretrain'))
-            for i in range(len(dataset)):
-                load(dataset.get_data_info(i))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        data = copy.deepcopy(loader.dataset)
+        dataset = DATASETS.build(dict(data, _scope_='mmpretrain'))
+        for i in range(len(dataset)):
+            load(dataset.get_data_info(i))
 
 
 def time_steps(runs: Dict[str, Run], threads: int, repeats: int) -> Dict[str, Dict]:

@@ -78,8 +78,7 @@ def trained(load, monkeypatch):
         return dict(
             seed=run.seed,
             steps=run.steps,
-            loss=2.0,
-            loss_of_last_fifth=loss,
+            loss=loss,
             accuracy=[[run.steps, 50.0 + run.seed]],
             curve=[3.0, 2.0],
             largest_first_weight=0.1,
@@ -105,7 +104,7 @@ def test_a_study_is_trained_timed_and_drawn(load, call, tmp_path):
     assert 0.05 < run['largest_first_weight'] < 1
     assert row['time_ratio'] == 1 and row['seconds']['median'] > 0
     assert '16 training and 16 test pictures in 2 classes' in text
-    assert '4 steps of 4 pictures, fp32; seeds 0.' in text
+    assert '4 steps of 4 pictures, fp32; seeds 0; rates 0.001.' in text
     assert '| first |' in text
     figure = load('plot').plot_learning(result)
     assert [axis.get_xlabel() for axis in figure.axes] == ['step', 'seconds of training steps']
@@ -122,7 +121,7 @@ def test_what_is_finished_is_not_trained_again(call, trained, capsys):
     assert 'have changed' not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('change', [['--steps', 5], ['--rates', '2e-3'], ['--batch', 2]])
+@pytest.mark.parametrize('change', [['--steps', 5], ['--batch', 2]])
 def test_what_has_changed_is_trained_again(call, trained, capsys, change):
     known = ['--rates', '1e-3', '--no-timing', '--seeds', 0, '--only', 'first']
     call(*known)
@@ -132,28 +131,18 @@ def test_what_has_changed_is_trained_again(call, trained, capsys, change):
 
 
 def test_each_network_takes_the_rate_of_the_least_loss(call, trained):
-    result, text = call('--rates', '5e-4', '2e-4', 2, '--rate-steps', 3, '--no-timing')
-    trials, trainings = trained[:6], trained[6:]
-    assert [(run.rate, run.stop) for run in trials[:3]] == [(5e-4, 3), (2e-4, 3), (2, 3)]
-    assert {(run.rate, run.stop) for run in trainings} == {(2e-4, None)}
+    arguments = ['--no-timing', '--seeds', 3, 4, '--rates']
+    result, text = call(*arguments, '5e-4', '2e-4', 2)
+    trials, others = trained[:6], trained[6:]
+    assert [(run.rate, run.seed) for run in trials[:3]] == [(5e-4, 3), (2e-4, 3), (2, 3)]
+    assert [(run.rate, run.seed) for run in others] == [(2e-4, 4)] * 2
     for row in result['rows']:
         assert row['rate'] == 2e-4
         assert [x['rate'] for x in row['rates']] == [5e-4, 2e-4, 2]
-    assert '| 0.0002 |' in text and 'the first 3 steps' in text
-    call('--rates', '1e-3', '1e-4', '--only', 'first', '--no-timing')
-    assert {run.stop for run in trained[10:]} == {4, None}  # of 4 steps in all
-
-
-def test_a_trial_is_the_beginning_of_a_training(load, pictures, monkeypatch):
-    """With the same schedule."""
-    runs, network = load('learning_runs'), load('learning_studies').Network
-    monkeypatch.setattr(runs, '_set_up', lambda threads: None)
-    whole, trial = (
-        runs.train(make_run(load, pictures, network('biformer_t', SMALL), steps=8, stop=stop), 1)
-        for stop in (None, 4)
-    )
-    assert trial['curve'] == whole['curve'][:4] and len(whole['curve']) == 8
-    assert trial['accuracy'] == [] and len(whole['accuracy']) == 4
+        assert [run['seed'] for run in row['runs']] == [3, 4]
+    assert '| 0.0002 |' in text and 'rates 0.0005, 0.0002, 2.' in text
+    call(*arguments, '2e-4')
+    assert len(trained) == 8
 
 
 def test_the_least_finite_loss_counts(load):
