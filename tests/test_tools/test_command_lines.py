@@ -44,7 +44,10 @@ OTHERS = {
 }
 PACKAGE = ROOT / 'biformer_mm'
 # Modules that only the tools call, and whose texts may name options.
-FRONT = [*PACKAGE.glob('engine/**/*.py'), PACKAGE / 'utils/cli.py', PACKAGE / 'utils/quiet.py']
+FRONT = [
+    *PACKAGE.glob('engine/**/*.py'),
+    *(PACKAGE / f'utils/{name}.py' for name in ('cli', 'config_file', 'quiet')),
+]
 LIBRARY = sorted({*PACKAGE.rglob('*.py')} - {*FRONT})
 
 

@@ -7,7 +7,7 @@ import torch
 from tool_runner import ROOT, run_tool
 
 from biformer_mm.apis.model import build_model
-from biformer_mm.utils.cli import read_config
+from biformer_mm.utils.config_file import read_config
 
 TOOL = 'analysis_tools/visualize_routing.py'
 CONFIGS = ROOT / 'configs'

@@ -18,9 +18,9 @@ from biformer_mm.utils.cli import (
     make_parser,
     markdown_table,
     print_report,
-    read_config,
     usage_errors,
 )
+from biformer_mm.utils.config_file import read_config
 from biformer_mm.utils.errors import explained
 from biformer_mm.utils.quiet import quiet_known_warnings
 

@@ -27,9 +27,9 @@ from biformer_mm.utils.cli import (
     check_writable,
     make_parser,
     pick_device,
-    read_config,
     usage_errors,
 )
+from biformer_mm.utils.config_file import read_config
 from biformer_mm.utils.errors import UsageError
 from biformer_mm.utils.quiet import quiet_known_warnings
 from biformer_mm.visualization import find_backbone, find_block, record_routing

@@ -21,13 +21,8 @@ from biformer_mm.datasets.checks.paths import check_data
 from biformer_mm.datasets.reading import pipeline_of
 from biformer_mm.deployment.onnx_quantize import quantize_dynamic, quantize_static
 from biformer_mm.deployment.runtimes import check_shape, input_shape, require_packages
-from biformer_mm.utils.cli import (
-    add_cfg_options,
-    check_writable,
-    make_parser,
-    read_config,
-    usage_errors,
-)
+from biformer_mm.utils.cli import add_cfg_options, check_writable, make_parser, usage_errors
+from biformer_mm.utils.config_file import read_config
 from biformer_mm.utils.errors import UsageError, explained
 from biformer_mm.utils.quiet import quiet_known_warnings
 

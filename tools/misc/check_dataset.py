@@ -34,9 +34,9 @@ from biformer_mm.utils.cli import (
     check_writable,
     make_parser,
     print_report,
-    read_config,
     usage_errors,
 )
+from biformer_mm.utils.config_file import read_config
 from biformer_mm.utils.errors import UsageError
 from biformer_mm.utils.quiet import quiet_known_warnings
 

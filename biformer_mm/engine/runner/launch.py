@@ -19,7 +19,8 @@ from biformer_mm.engine.runner import distributed
 from biformer_mm.utils.config_types import bare_type_name, type_name
 from biformer_mm.utils.errors import UsageError, explained
 
-from ...utils.cli import add_allow, add_cfg_options, check_writable, read_config
+from ...utils.cli import add_allow, add_cfg_options, check_writable
+from ...utils.config_file import read_config
 from ..hooks.whole_checkpoint_hook import find_whole_checkpoint, is_whole
 from . import sharding  # noqa: F401  registers WholeFSDPStrategy
 from .guarded_runner import guarded
