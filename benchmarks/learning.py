@@ -7,8 +7,8 @@
 A study names networks, see learning_studies.py; examples/cifar10 has their configs. Each is
 trained from several seeds, every time in a process of its own. Networks of one seed see the same
 pictures in the same order. The first is what the others' time is held against. The studies of
-networks and attentions choose a rate for each network: of those given, the one with which the
-first seed ends at the least training loss.
+networks and attentions choose a rate for each network, by the training loss with which the first
+seed ends: from the middle of --rates on, until both neighbours of the best are worse.
 
 A finished run is kept in --work-dir, and trained again only if its config, seed or budget has
 changed. The time of a step is measured at the end of a call, in turns, on one batch in memory,
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
 import torch
-from learning_report import about, as_table, choose_rate, summarize
+from learning_report import about, as_table, choose_rate, rates_to_try, summarize
 from learning_runs import SIZE, Run, in_process, settings_of, time_steps, train
 from learning_studies import STUDIES, networks_of
 from measure import recorded
@@ -41,8 +41,8 @@ PRESETS: Dict[str, Dict] = dict(
     gpu=dict(seeds=[0, 1, 2], batch=256, dtype='bf16', jobs=3, threads=2, workers=4),
 )
 BUDGETS: Dict[str, Dict] = dict(cpu=dict(steps=600), gpu=dict(seconds=12))
-RATES = [1e-4, 3e-4, 1e-3]
-RATE = 5e-4  # of the recipe, for studies that do not choose
+RATES = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
+RATE = 1e-4  # of the recipe, for studies that do not choose
 CHOOSE_RATES = ('networks', 'attentions')
 CIFAR = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
 CIFAR_NAME = 'CIFAR-10, a part, re-encoded as JPEG by a third party'
@@ -142,16 +142,19 @@ def find_rates(
         for row in rows.values():
             row['rate'] = args.rates[0]
         return
-    trials = [
-        (name, run._replace(seed=args.seeds[0], rate=rate))
-        for name, run in runs.items()
-        for rate in args.rates
-    ]
     losses: Dict[str, Dict] = {name: {} for name in runs}
-    for (name, run), result in zip(trials, train_all(trials, folder, args)):
-        losses[name][run.rate] = result.get('loss', math.nan)
+    while True:
+        trials = [
+            (name, run._replace(seed=args.seeds[0], rate=rate))
+            for name, run in runs.items()
+            for rate in rates_to_try(args.rates, losses[name])
+        ]
+        if not trials:
+            break
+        for (name, run), result in zip(trials, train_all(trials, folder, args)):
+            losses[name][run.rate] = result.get('loss', math.nan)
     for name, row in rows.items():
-        row['rates'] = [dict(rate=rate, loss=loss) for rate, loss in losses[name].items()]
+        row['rates'] = [dict(rate=x, loss=loss) for x, loss in sorted(losses[name].items())]
         with recorded(row):
             row['rate'] = choose_rate(losses[name])
 
@@ -266,7 +269,7 @@ def parse_args() -> argparse.Namespace:
         vars(args).update(BUDGETS[args.preset])
     args.device = 'cuda' if on_gpu else 'cpu'
     args.repeats = 10 if on_gpu else 3
-    args.rates = args.rates or (RATES if args.study in CHOOSE_RATES else [RATE])
+    args.rates = sorted(set(args.rates or (RATES if args.study in CHOOSE_RATES else [RATE])))
     try:
         check(args)
     except ValueError as error:

@@ -2,10 +2,25 @@
 
 import math
 import statistics
-from typing import Dict, Sequence
+from typing import Dict, List, Sequence
 
 from learning_runs import LAST, SIZE
 from report import table, with_spread
+
+
+def rates_to_try(rates: Sequence[float], losses: Dict[float, float]) -> List[float]:
+    """Return those neighbours of the best rate that were not tried: it may be the last tried.
+
+    Args:
+        rates: To choose from, in order; the middle one is tried first.
+        losses: By rate, of those that were tried. One that is not finite is the worst.
+    """
+    best = rates[len(rates) // 2]
+    if losses:
+        finite = {x: loss if math.isfinite(loss) else math.inf for x, loss in losses.items()}
+        best = min(sorted(finite), key=lambda rate: finite[rate])
+    i = rates.index(best)
+    return [rate for rate in rates[max(0, i - 1) : i + 2] if rate not in losses]
 
 
 def choose_rate(losses: Dict[float, float]) -> float:

@@ -134,15 +134,35 @@ def test_each_network_takes_the_rate_of_the_least_loss(call, trained):
     arguments = ['--no-timing', '--seeds', 3, 4, '--rates']
     result, text = call(*arguments, '5e-4', '2e-4', 2)
     trials, others = trained[:6], trained[6:]
-    assert [(run.rate, run.seed) for run in trials[:3]] == [(5e-4, 3), (2e-4, 3), (2, 3)]
+    assert [(run.rate, run.seed) for run in trials[:3]] == [(2e-4, 3), (5e-4, 3), (2, 3)]
     assert [(run.rate, run.seed) for run in others] == [(2e-4, 4)] * 2
     for row in result['rows']:
         assert row['rate'] == 2e-4
-        assert [x['rate'] for x in row['rates']] == [5e-4, 2e-4, 2]
+        assert [x['rate'] for x in row['rates']] == [2e-4, 5e-4, 2]
         assert [run['seed'] for run in row['runs']] == [3, 4]
-    assert '| 0.0002 |' in text and 'rates 0.0005, 0.0002, 2.' in text
+    assert '| 0.0002 |' in text and 'rates 0.0002, 0.0005, 2.' in text
     call(*arguments, '2e-4')
     assert len(trained) == 8
+
+
+def test_a_best_rate_has_worse_neighbours(call, trained):
+    """The loss that these runs pretend is the rate itself, or NaN from 1 on."""
+    given = [1, 4, 2, 0.5, 0.2, 0.1, 3]
+    result, _ = call('--no-timing', '--seeds', 0, '--only', 'first', '--rates', *given)
+    assert [run.rate for run in trained] == [0.5, 1, 2, 0.2, 0.1]
+    assert result['rows'][0]['rate'] == 0.1
+
+
+def test_rates_are_tried_from_the_middle_to_the_lesser_loss(load):
+    to_try = load('learning_report').rates_to_try
+    rates = [1, 2, 3, 4, 5]
+    assert to_try(rates, {}) == [2, 3, 4]
+    assert to_try(rates, {2: 0.3, 3: 0.2, 4: 0.3}) == []
+    assert to_try(rates, {2: 0.3, 3: 0.2, 4: 0.1}) == [5]
+    assert to_try(rates, {2: 0.3, 3: 0.2, 4: 0.1, 5: 0.0}) == []
+    assert to_try(rates, {2: math.nan, 3: math.nan, 4: math.inf}) == [1]
+    assert to_try(rates, {1: 0.1, 2: math.nan, 3: math.nan, 4: math.inf}) == []
+    assert to_try([1, 2], {}) == [1, 2]
 
 
 def test_the_least_finite_loss_counts(load):
