@@ -133,7 +133,7 @@ def set_steps(
 def find_rates(
     runs: Dict[str, Run], rows: Dict[str, Dict], folder: Path, args: argparse.Namespace
 ) -> None:
-    """Train the first seed with each rate, and write the choice in the rows.
+    """Train the first seed with one rate after another, and write the choice in the rows.
 
     A part of a training would be cheaper, but it misled: BiFormer-T's loss after 100 steps was
     least at 2e-3, with which a whole training collapses at step 180.

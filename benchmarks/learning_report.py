@@ -15,11 +15,7 @@ def rates_to_try(rates: Sequence[float], losses: Dict[float, float]) -> List[flo
         rates: To choose from, in order; the middle one is tried first.
         losses: By rate, of those that were tried. One that is not finite is the worst.
     """
-    best = rates[len(rates) // 2]
-    if losses:
-        finite = {x: loss if math.isfinite(loss) else math.inf for x, loss in losses.items()}
-        best = min(sorted(finite), key=lambda rate: finite[rate])
-    i = rates.index(best)
+    i = rates.index(_least(losses)) if losses else len(rates) // 2
     return [rate for rate in rates[max(0, i - 1) : i + 2] if rate not in losses]
 
 
@@ -29,10 +25,16 @@ def choose_rate(losses: Dict[float, float]) -> float:
     Raises:
         ValueError: No loss is finite.
     """
-    finite = {rate: loss for rate, loss in losses.items() if math.isfinite(loss)}
-    if not finite:
+    best = _least(losses)
+    if not math.isfinite(losses[best]):
         raise ValueError(f'one rate must give a finite loss; got {losses}: try smaller --rates')
-    return min(finite, key=lambda rate: finite[rate])
+    return best
+
+
+def _least(losses: Dict[float, float]) -> float:
+    """The rate of the least loss; the smallest rate where none is finite."""
+    finite = {rate: loss if math.isfinite(loss) else math.inf for rate, loss in losses.items()}
+    return min(sorted(finite), key=lambda rate: finite[rate])
 
 
 def summarize(row: Dict, runs: Sequence[Dict]) -> None:

@@ -66,7 +66,7 @@ val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
     type='OptimWrapper',
-    # With 3e-4 and more Swin-T hardly learns from a random start: see benchmarks/README.md.
+    # All networks here learn with it; with 3e-4 and more Swin-T hardly does.
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
     clip_grad=dict(max_norm=5.0),
