@@ -193,6 +193,7 @@ def make_runs(args: argparse.Namespace) -> Dict[str, Run]:
             seed=0,
             rate=args.rates[0],
             steps=args.steps or 1,
+            evaluations=args.evaluations,
             batch=args.batch,
             dtype=network.dtype or args.dtype,
             workers=args.workers,
@@ -251,6 +252,9 @@ def parse_args() -> argparse.Namespace:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument('--steps', type=int)
     budget.add_argument('--seconds', type=float, help='of each training, instead of --steps')
+    parser.add_argument(
+        '--evaluations', type=int, default=4, help='of each training, at equal distances'
+    )
     parser.add_argument('--seeds', type=int, nargs='+')
     parser.add_argument('--batch', type=int)
     parser.add_argument('--dtype', choices=('fp32', 'bf16', 'fp16'), help='the last two: autocast')
@@ -283,7 +287,7 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ValueError: With the rule, the value and what to do.
     """
-    for key in ('steps', 'seconds', 'batch', 'jobs', 'threads'):
+    for key in ('steps', 'seconds', 'evaluations', 'batch', 'jobs', 'threads'):
         value = getattr(args, key)
         if value is not None and not value > 0:
             raise ValueError(f'--{key.replace("_", "-")} must be above 0; got {value}')

@@ -31,7 +31,6 @@ CONFIGS = Path(__file__).resolve().parents[1] / 'examples/cifar10'
 SIZE = 64  # of pictures, as the configs resize them
 LAST = 100  # steps whose mean is the final loss
 POINTS = 50  # of a loss curve
-EVALUATIONS = 4
 AMP = dict(bf16='bfloat16', fp16='float16')
 
 
@@ -45,6 +44,7 @@ class Run(NamedTuple):
         seed: Of weights and batches.
         rate: Learning rate.
         steps: Number of steps.
+        evaluations: On the test pictures, at equal distances; the last at the end.
         batch: Pictures per step.
         dtype: 'fp32', or of autocast.
         workers: Processes that load pictures.
@@ -57,6 +57,7 @@ class Run(NamedTuple):
     seed: int
     rate: float
     steps: int
+    evaluations: int
     batch: int
     dtype: str
     workers: int
@@ -105,7 +106,7 @@ def make_config(run: Run) -> Config:
     if run.dtype != 'fp32':
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=AMP[run.dtype])
     # The suite's loop, as tools/train.py takes it: it starts workers after they are seeded.
-    interval = max(1, run.steps // EVALUATIONS)
+    interval = max(1, run.steps // run.evaluations)
     cfg.train_cfg = dict(type='ResumableIterLoop', max_iters=run.steps, val_interval=interval)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.data_root = run.data

@@ -93,11 +93,11 @@ def trained(load, monkeypatch):
 
 def test_a_study_is_trained_timed_and_drawn(load, call, tmp_path):
     """With real processes."""
-    result, text = call('--rates', '1e-3', '--seeds', 0, '--only', 'first')
+    result, text = call('--rates', '1e-3', '--seeds', 0, '--only', 'first', '--evaluations', 2)
     (row,) = result['rows']
     assert row['error'] is None and row['rate'] == 1e-3
     (run,) = row['runs']
-    assert [step for step, _ in run['accuracy']] == [1, 2, 3, 4]
+    assert [step for step, _ in run['accuracy']] == [2, 4]
     assert len(run['curve']) == 4 and all(0 < x < 5 for x in run['curve'])
     assert run['parameters'] > 1e4 and run['multiply_adds'] > 1e5
     assert run['peak_memory'] > 1e8
@@ -211,6 +211,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(load, call, trained, mon
         (['--steps', '0'], '--steps must be above 0; got 0'),
         (['--seconds', '-1'], '--seconds must be above 0'),
         (['--steps', '1', '--seconds', '1'], 'not allowed with'),
+        (['--evaluations', '0'], '--evaluations must be above 0; got 0'),
         (['--seeds', '-1'], '--workers and --seeds must be 0 or more'),
         (['--rates', '0'], '--rates must be above 0'),
         (['--study', 'padding', '--rates', '1e-3', '1e-4'], 'compares networks at one rate'),
@@ -248,6 +249,7 @@ def make_run(load, pictures, network, **changes):
                 seed=0,
                 rate=1e-3,
                 steps=2,
+                evaluations=1,
                 batch=2,
                 dtype='fp32',
                 workers=0,
