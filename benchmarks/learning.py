@@ -11,9 +11,9 @@ networks and attentions choose a rate for each network, by the training loss wit
 seed ends: from the middle of --rates on, until both neighbours of the best are worse.
 
 A finished run is kept in --work-dir, and trained again only if its config, seed or budget has
-changed. The time of a step is measured at the end of a call, in turns, on one batch in memory,
-whatever else the machine did while it trained; the second at which an accuracy is reached is
-that time by the step. Leave the machine to it, or leave it out: --no-timing.
+changed. The time and memory of a step are measured at the end of a call, on one batch in memory,
+times in turns, whatever else the machine did while it trained; the second at which an accuracy is
+reached is that time by the step. Leave the machine to it, or leave it out: --no-timing.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 import torch
 from learning_report import about, as_table, choose_rate, rates_to_try, summarize
-from learning_runs import SIZE, Run, in_process, settings_of, time_steps, train
+from learning_runs import SIZE, Run, in_process, settings_of, step_memory, time_steps, train
 from learning_studies import STUDIES, networks_of
 from measure import recorded
 from report import DEFAULT_OUT, environment, write
@@ -179,7 +179,7 @@ def run_study(args: argparse.Namespace) -> List[Dict]:
     for name in _without_errors(runs, rows):
         summarize(rows[name], [x for (of, _), x in zip(trainings, results) if of == name])
     if args.timing:
-        add_times(_without_errors(runs, rows), rows, args)
+        add_costs(_without_errors(runs, rows), rows, args)
     return list(rows.values())
 
 
@@ -208,11 +208,13 @@ def _without_errors(of: Dict[str, Any], rows: Dict[str, Dict]) -> Dict[str, Any]
     return {name: value for name, value in of.items() if not rows[name]['error']}
 
 
-def add_times(runs: Dict[str, Run], rows: Dict[str, Dict], args: argparse.Namespace) -> None:
+def add_costs(runs: Dict[str, Run], rows: Dict[str, Dict], args: argparse.Namespace) -> None:
     for name, times in measure_steps(runs, args).items():
         rows[name]['error'] = times.pop('error', None)
         if times:
             rows[name]['seconds'] = times
+            with recorded(rows[name]):
+                rows[name]['peak_memory'] = in_process(step_memory, runs[name], args.threads)
     first = next(iter(rows.values()))
     for row in rows.values():
         if 'seconds' in row and 'seconds' in first:

@@ -48,7 +48,6 @@ def summarize(row: Dict, runs: Sequence[Dict]) -> None:
         last = [run['accuracy'][-1][1] for run in done]
         row['accuracy'] = dict(mean=statistics.fmean(last), min=min(last), max=max(last))
         row['loss'] = statistics.fmean(run['loss'] for run in done)
-        row['peak_memory'] = max(run['peak_memory'] for run in done)
         for key in ('steps', 'parameters', 'multiply_adds'):
             row[key] = done[0][key]
 
@@ -59,7 +58,9 @@ def as_table(rows: Sequence[Dict]) -> str:
         if 'accuracy' not in row:
             lines.append([row['name'], *['-'] * 7, str(row['error']).replace('|', '/')])
             continue
-        accuracy, time = row['accuracy'], '-'
+        accuracy, time, memory = row['accuracy'], '-', '-'
+        if 'peak_memory' in row:
+            memory = f'{row["peak_memory"] / 1e9:.2f}'
         if 'seconds' in row:
             time = with_spread(row['seconds'], 1e3)
             if 'time_ratio' in row:
@@ -69,7 +70,7 @@ def as_table(rows: Sequence[Dict]) -> str:
                 row['name'],
                 f'{row["parameters"] / 1e6:.1f}',
                 f'{row["multiply_adds"] / 1e9:.3f}',
-                f'{row["peak_memory"] / 1e9:.2f}',
+                memory,
                 f'{row["rate"]:g}',
                 row['steps'],
                 f'{accuracy["mean"]:.1f} ({accuracy["min"]:.1f}-{accuracy["max"]:.1f})',
