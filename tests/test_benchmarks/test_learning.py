@@ -12,6 +12,8 @@ from mmengine.runner import Runner
 from PIL import Image
 from tool_runner import ROOT, TRUST, run_tool
 
+from biformer_mm.apis.model import build_network
+
 CONFIGS = sorted(x.stem for x in (ROOT / 'examples/cifar10').glob('*.py') if x.stem != 'recipe')
 SMALL = {
     'model.backbone.arch': dict(
@@ -307,6 +309,16 @@ def test_studies_differ_in_what_they_name(load, pictures):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', CONFIGS)
+def test_no_network_starts_with_outliers(load, pictures, name):
+    """A backbone's own first weights would replace the recipe's."""
+    network = load('learning_studies').Network(name)
+    model = build_network(load('learning_runs').make_config(make_run(load, pictures, network)))
+    assert 'Normal' in str(model.init_cfg)
+    own = [type(x).__name__ for x in model.modules() if 'Trunc' in str(getattr(x, 'init_cfg', ''))]
+    assert not own
+
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_tools_take_each_config(name, pictures, tmp_path, monkeypatch):
     monkeypatch.setenv('FOLDER', str(pictures))
