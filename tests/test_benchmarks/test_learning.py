@@ -283,6 +283,22 @@ def test_networks_see_the_same_pictures(load, pictures, tmp_path):
     assert first.equal(same) and not first.equal(other)
 
 
+def test_the_readme_has_the_figures_of_the_result():
+    (path,) = (ROOT / 'benchmarks/results').glob('*/learning_networks_*.json')
+    lines = (ROOT / 'README.md').read_text().splitlines()
+    for row in json.loads(path.read_text())['rows']:
+        (line,) = [x for x in lines if f'(examples/cifar10/{row["name"]}.py)' in x]
+        accuracy = {key: f'{value:.1f}' for key, value in row['accuracy'].items()}
+        cells = [
+            f'{row["parameters"] / 1e6:.1f} M',
+            f'{row["multiply_adds"] / 1e9:.2f} G',
+            f'{row["rate"]:.0e}'.replace('e-0', 'e-'),
+            '{mean} % ({min}-{max})'.format(**accuracy),
+            f'{row["time_ratio"]:.2f}',
+        ]
+        assert [x.strip() for x in line.split('|')[2:-1]] == cells
+
+
 @pytest.mark.first_tier(1)
 @pytest.mark.parametrize(
     'study', ['padding', 'networks', 'attentions', 'routing', 'weights', 'backends']
