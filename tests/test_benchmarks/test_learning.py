@@ -324,7 +324,6 @@ def test_studies_differ_in_what_they_name(load, pictures):
     assert list(gpu)[0] == 'reference, fp32' and 'triton, fp16' in gpu
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGS)
 def test_no_network_starts_with_outliers(load, pictures, name):
     """A backbone's own first weights would replace the recipe's."""
@@ -335,6 +334,7 @@ def test_no_network_starts_with_outliers(load, pictures, name):
     assert not own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGS)
 def test_tools_take_each_config(name, pictures, tmp_path, monkeypatch):
     monkeypatch.setenv('FOLDER', str(pictures))
