@@ -210,23 +210,20 @@ def plot_drift(result: Dict) -> Figure:
 def plot_learning(result: Dict) -> Figure:
     """Loss by step and accuracy by time: the mean of the seeds, and their spread."""
     rows = [row for row in result['rows'] if 'accuracy' in row]
-    # Seconds where all networks have a time, else steps.
-    timed = all('seconds' in row for row in rows)
     figure, (losses, accuracies) = plt.subplots(1, 2, figsize=(12, 5))
+    runs = {row['name']: [run for run in row['runs'] if 'error' not in run] for row in rows}
     for i, row in enumerate(rows):
-        runs = [run for run in row['runs'] if 'error' not in run]
-        width = row['steps'] / len(runs[0]['curve'])
-        steps = [(j + 0.5) * width for j in range(len(runs[0]['curve']))]
-        _seeds(losses, steps, [run['curve'] for run in runs], i, row['name'])
-        per_step = row['seconds']['median'] if timed else 1
-        times = [step * per_step for step, _ in runs[0]['accuracy']]
-        values = [[value for _, value in run['accuracy']] for run in runs]
-        _seeds(accuracies, times, values, i, row['name'])
+        curves = [run['curve'] for run in runs[row['name']]]
+        width = row['steps'] / len(curves[0])
+        _seeds(losses, [(j + 0.5) * width for j in range(len(curves[0]))], curves, i, row['name'])
     losses.set_xlabel('step')
     losses.set_title('training loss')
     losses.legend(fontsize=9)
-    accuracies.set_xlabel('seconds of training steps' if timed else 'step')
     accuracies.set_title('accuracy on the test pictures, %')
+    if all(len(run['accuracy']) == 1 for of_row in runs.values() for run in of_row):
+        _last_accuracies(accuracies, runs)
+    else:
+        _accuracy_curves(accuracies, rows, runs)
     settings = result['settings']
     seeds = ', '.join(map(str, settings['seeds']))
     figure.suptitle(
@@ -235,6 +232,27 @@ def plot_learning(result: Dict) -> Figure:
     )
     figure.tight_layout()
     return figure
+
+
+def _accuracy_curves(axis: Axes, rows: List[Dict], runs: Dict[str, List[Dict]]) -> None:
+    # Seconds where all networks have a time, else steps.
+    timed = all('seconds' in row for row in rows)
+    for i, row in enumerate(rows):
+        accuracies = [run['accuracy'] for run in runs[row['name']]]
+        per_step = row['seconds']['median'] if timed else 1
+        times = [step * per_step for step, _ in accuracies[0]]
+        _seeds(axis, times, [[value for _, value in x] for x in accuracies], i, row['name'])
+    axis.set_xlabel('seconds of training steps' if timed else 'step')
+
+
+def _last_accuracies(axis: Axes, runs: Dict[str, List[Dict]]) -> None:
+    """Draw a line per network: a dot per seed, and a stroke from the first to the last."""
+    for i, (name, of_network) in enumerate(runs.items()):
+        values = [run['accuracy'][-1][1] for run in of_network]
+        axis.plot(values, [name] * len(values), color=line(i)['color'], marker='o')
+    axis.margins(y=0.5 / len(runs))
+    axis.invert_yaxis()  # the first on top
+    axis.set_xlabel('a dot per seed')
 
 
 def _seeds(axis: Axes, x: List, values: List[List], i: int, name: str) -> None:

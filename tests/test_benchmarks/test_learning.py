@@ -113,6 +113,13 @@ def test_a_study_is_trained_timed_and_drawn(load, call, tmp_path):
     assert [axis.get_xlabel() for axis in figure.axes] == ['step', 'seconds of training steps']
 
 
+def test_single_accuracies_are_drawn_by_network(call, trained, load):
+    result, _ = call('--evaluations', 1, '--no-timing', '--seeds', 0, 1, '--rates', '1e-3')
+    axis = load('plot').plot_learning(result).axes[1]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ['first', 'second']
+    assert [len(line.get_xdata()) for line in axis.lines] == [2, 2]
+
+
 def test_what_is_finished_is_not_trained_again(call, trained, capsys):
     once, _ = call('--rates', '1e-3', '--no-timing')
     assert [run.seed for run in trained] == [0, 0, 1, 1]
